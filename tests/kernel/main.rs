@@ -1,0 +1,12 @@
+//! Whole daemons in network namespaces: the real program, the real kernel, real traffic.
+//!
+//! Every scenario ends with the conservation check on every daemon. Without privileges they skip, loudly;
+//! `VEIL_PRIVILEGED=1` turns a skip into a failure. Times are printed, not asserted, beyond a generous deadline.
+
+mod bad_input;
+mod carries;
+mod cleanup;
+mod hub;
+mod restart;
+mod roaming;
+mod tunnel;

@@ -1,0 +1,57 @@
+//! Finding the `veil` program: `VEIL_BIN` if set, else built once by cargo, beside the running program and in the
+//! same profile.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, anyhow, ensure};
+
+/// How the program is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    Debug,
+    Release,
+}
+
+/// The program under test. The first caller builds it if `VEIL_BIN` does not name one.
+pub fn veil_binary() -> Result<&'static Path> {
+    static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let found = FOUND.get_or_init(|| find().map_err(|error| format!("{error:#}")));
+    found.as_deref().map_err(|error| anyhow!("{error}"))
+}
+
+/// Builds `veil` with cargo, whose progress goes to stderr, and returns where it is.
+pub fn build_veil(profile: Profile) -> Result<PathBuf> {
+    let target = target_folder()?.0;
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    cargo
+        .args(["build", "--quiet", "--package", "veil-userspace", "--bin", "veil", "--target-dir"])
+        .arg(&target);
+    if profile == Profile::Release {
+        cargo.arg("--release");
+    }
+    let status = cargo.status().context("starting cargo")?;
+    ensure!(status.success(), "building veil failed ({status})");
+    Ok(target.join(if profile == Profile::Release { "release/veil" } else { "debug/veil" }))
+}
+
+fn find() -> Result<PathBuf> {
+    let Some(named) = std::env::var_os("VEIL_BIN").map(PathBuf::from) else {
+        return build_veil(target_folder()?.1);
+    };
+    // Absolute, because daemons and tests do not share a working folder.
+    named.canonicalize().with_context(|| format!("VEIL_BIN names {}", named.display()))
+}
+
+/// Cargo's target folder and the profile, read off the path of the running program.
+fn target_folder() -> Result<(PathBuf, Profile)> {
+    let program = std::env::current_exe().context("finding the running program")?;
+    let mut folder = program.parent().context("the running program has no folder")?;
+    if folder.ends_with("deps") {
+        folder = folder.parent().context("deps has no parent folder")?;
+    }
+    let profile = if folder.ends_with("release") { Profile::Release } else { Profile::Debug };
+    Ok((folder.parent().context("the profile's folder has no parent")?.to_owned(), profile))
+}

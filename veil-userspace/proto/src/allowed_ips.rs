@@ -1,0 +1,449 @@
+//! Which peer an inner address belongs to: longest-prefix match over IPv4 and IPv6 networks.
+//!
+//! Owned by the process stage, asked for every packet in both directions: outbound by destination, inbound by
+//! source. Each family is a path-compressed binary trie in one flat `Vec`: a node is a prefix, its children
+//! are longer prefixes below it, so a lookup visits at most as many nodes as there are branchings on the way
+//! and never allocates. Invariant: a child's prefix is strictly longer than its parent's and begins with it.
+//! Removal builds the trie anew, because it happens on configuration changes only.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+/// An address with a prefix length. The address may have host bits ("10.0.0.7/24"): [`IpNet::network`] clears
+/// them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct IpNet {
+    /// The address, as written.
+    pub addr: IpAddr,
+    /// How many leading bits belong to the network; more than the family has count as all of them.
+    pub prefix: u8,
+}
+
+/// Why a text is no network.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IpNetError {
+    /// The part before the slash is neither an IPv4 nor an IPv6 address.
+    #[error("`{0}` is not an IPv4 or IPv6 address")]
+    Address(String),
+    /// The part after the slash is not a number from 0 to the family's width.
+    #[error("`{prefix}` is not a prefix length: {addr} takes 0 to {max}")]
+    Prefix {
+        /// The address before the slash.
+        addr: IpAddr,
+        /// What stands after the slash.
+        prefix: String,
+        /// 32 or 128.
+        max: u8,
+    },
+}
+
+impl IpNet {
+    /// The network that holds `addr` alone: /32 or /128.
+    pub fn host(addr: IpAddr) -> Self {
+        IpNet { addr, prefix: width(addr) }
+    }
+
+    /// Reads `address/prefix`, or a bare address as /32 or /128.
+    ///
+    /// # Errors
+    /// [`IpNetError`], naming the part that is wrong.
+    pub fn parse(text: &str) -> Result<Self, IpNetError> {
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, Some(prefix)),
+            None => (text, None),
+        };
+        let addr: IpAddr = address.parse().map_err(|_| IpNetError::Address(address.to_owned()))?;
+        let Some(prefix) = prefix else { return Ok(IpNet::host(addr)) };
+        let max = width(addr);
+        // `u8::from_str` would also take "+8".
+        let number = prefix.bytes().all(|b| b.is_ascii_digit()).then(|| prefix.parse().ok()).flatten();
+        match number {
+            Some(prefix) if prefix <= max => Ok(IpNet { addr, prefix }),
+            _ => Err(IpNetError::Prefix { addr, prefix: prefix.to_owned(), max }),
+        }
+    }
+
+    /// The same network with all host bits zero.
+    pub fn network(self) -> Self {
+        let prefix = self.prefix.min(width(self.addr));
+        let addr = match self.addr {
+            IpAddr::V4(v4) => IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits().masked(prefix))),
+            IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits().masked(prefix))),
+        };
+        IpNet { addr, prefix }
+    }
+
+    /// Whether `addr` is of this family and inside this network.
+    pub fn contains(self, addr: IpAddr) -> bool {
+        match (self.addr, addr) {
+            (IpAddr::V4(net), IpAddr::V4(addr)) => {
+                net.to_bits().common_bits(addr.to_bits()) >= self.prefix.min(32)
+            }
+            (IpAddr::V6(net), IpAddr::V6(addr)) => {
+                net.to_bits().common_bits(addr.to_bits()) >= self.prefix.min(128)
+            }
+            _ => false,
+        }
+    }
+}
+
+impl FromStr for IpNet {
+    type Err = IpNetError;
+
+    fn from_str(text: &str) -> Result<Self, IpNetError> {
+        IpNet::parse(text)
+    }
+}
+
+impl fmt::Display for IpNet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.addr, self.prefix)
+    }
+}
+
+fn width(addr: IpAddr) -> u8 {
+    match addr {
+        IpAddr::V4(_) => 32,
+        IpAddr::V6(_) => 128,
+    }
+}
+
+/// A table of networks and their owners: an address belongs to the owner of the longest network that contains
+/// it.
+#[derive(Clone, Debug)]
+pub struct AllowedIps<T> {
+    v4: Trie<u32, T>,
+    v6: Trie<u128, T>,
+}
+
+impl<T> Default for AllowedIps<T> {
+    fn default() -> Self {
+        AllowedIps { v4: Trie::default(), v6: Trie::default() }
+    }
+}
+
+impl<T: Copy + Eq> AllowedIps<T> {
+    /// An empty table.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Gives `net` (its host bits ignored) to `owner`, and returns who owned exactly this network before.
+    pub fn insert(&mut self, net: IpNet, owner: T) -> Option<T> {
+        match net.addr {
+            IpAddr::V4(addr) => self.v4.insert(addr.to_bits(), net.prefix.min(32), owner),
+            IpAddr::V6(addr) => self.v6.insert(addr.to_bits(), net.prefix.min(128), owner),
+        }
+    }
+
+    /// The owner of `addr`. IPv4-mapped IPv6 addresses are IPv6 here.
+    #[inline]
+    pub fn lookup(&self, addr: IpAddr) -> Option<T> {
+        match addr {
+            IpAddr::V4(addr) => self.lookup_v4(addr.octets()),
+            IpAddr::V6(addr) => self.lookup_v6(addr.octets()),
+        }
+    }
+
+    /// The owner of an IPv4 address as it stands in a packet.
+    #[inline]
+    pub fn lookup_v4(&self, addr: [u8; 4]) -> Option<T> {
+        self.v4.lookup(u32::from_be_bytes(addr))
+    }
+
+    /// The owner of an IPv6 address as it stands in a packet.
+    #[inline]
+    pub fn lookup_v6(&self, addr: [u8; 16]) -> Option<T> {
+        self.v6.lookup(u128::from_be_bytes(addr))
+    }
+
+    /// Takes every network away from `owner`.
+    pub fn remove_all(&mut self, owner: T) {
+        self.v4.remove_all(owner);
+        self.v6.remove_all(owner);
+    }
+}
+
+/// No node: past the end of any `Vec`, so that `get` ends a walk.
+const NONE: u32 = u32::MAX;
+
+#[derive(Clone, Debug)]
+struct Node<K, T> {
+    key: K,
+    prefix: u8,
+    owner: Option<T>,
+    children: [u32; 2],
+}
+
+#[derive(Clone, Debug)]
+struct Trie<K, T> {
+    root: u32,
+    nodes: Vec<Node<K, T>>,
+}
+
+impl<K, T> Default for Trie<K, T> {
+    fn default() -> Self {
+        Trie { root: NONE, nodes: Vec::new() }
+    }
+}
+
+impl<K: Key, T: Copy + Eq> Trie<K, T> {
+    #[inline]
+    fn lookup(&self, key: K) -> Option<T> {
+        let mut best = None;
+        let mut at = self.root;
+        while let Some(node) = self.nodes.get(at as usize) {
+            let common = key.common_bits(node.key);
+            if common < node.prefix {
+                break;
+            }
+            if node.owner.is_some() {
+                best = node.owner;
+            }
+            at = node.children[key.bit(node.prefix)];
+        }
+        best
+    }
+
+    fn insert(&mut self, key: K, prefix: u8, owner: T) -> Option<T> {
+        let key = key.masked(prefix);
+        let mut parent = None;
+        let mut at = self.root;
+        let put = loop {
+            let Some(node) = self.nodes.get_mut(at as usize) else {
+                break self.push(key, prefix, Some(owner), [NONE; 2]);
+            };
+            let common = key.common_bits(node.key).min(prefix).min(node.prefix);
+            if common == node.prefix && common == prefix {
+                return node.owner.replace(owner);
+            }
+            if common == node.prefix {
+                let side = key.bit(common);
+                parent = Some((at as usize, side));
+                at = node.children[side];
+                continue;
+            }
+            // The two part above this node: the new network, or a fork without owner, takes its place.
+            let mut children = [NONE; 2];
+            children[node.key.bit(common)] = at;
+            if common == prefix {
+                break self.push(key, prefix, Some(owner), children);
+            }
+            children[key.bit(common)] = self.push(key, prefix, Some(owner), [NONE; 2]);
+            break self.push(key.masked(common), common, None, children);
+        };
+        match parent {
+            Some((node, side)) => self.nodes[node].children[side] = put,
+            None => self.root = put,
+        }
+        None
+    }
+
+    fn push(&mut self, key: K, prefix: u8, owner: Option<T>, children: [u32; 2]) -> u32 {
+        self.nodes.push(Node { key, prefix, owner, children });
+        (self.nodes.len() - 1) as u32
+    }
+
+    fn remove_all(&mut self, owner: T) {
+        let old = std::mem::take(self);
+        for node in old.nodes {
+            if let Some(kept) = node.owner.filter(|&o| o != owner) {
+                self.insert(node.key, node.prefix, kept);
+            }
+        }
+    }
+}
+
+/// An address as a number, its first bit the most significant.
+trait Key: Copy {
+    /// The address with everything after the first `prefix` bits zero.
+    fn masked(self, prefix: u8) -> Self;
+    /// How many leading bits two addresses share.
+    fn common_bits(self, other: Self) -> u8;
+    /// The bit after the first `at`, as an index; any bit if `at` is the width, for such a node has no
+    /// children.
+    fn bit(self, at: u8) -> usize;
+}
+
+macro_rules! key {
+    ($number:ty) => {
+        impl Key for $number {
+            #[inline]
+            fn masked(self, prefix: u8) -> Self {
+                self & !<$number>::MAX.checked_shr(prefix.into()).unwrap_or(0)
+            }
+
+            #[inline]
+            fn common_bits(self, other: Self) -> u8 {
+                (self ^ other).leading_zeros() as u8
+            }
+
+            #[inline]
+            fn bit(self, at: u8) -> usize {
+                // The mask makes `at` = width harmless without a branch.
+                (self.wrapping_shr(<$number>::BITS - 1 - (u32::from(at) & (<$number>::BITS - 1))) & 1)
+                    as usize
+            }
+        }
+    };
+}
+
+key!(u32);
+key!(u128);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_bare_address_is_a_network_of_one() {
+        assert_eq!(net("10.0.0.7"), IpNet { addr: ip("10.0.0.7"), prefix: 32 });
+        assert_eq!(net("2001:db8::1"), IpNet { addr: ip("2001:db8::1"), prefix: 128 });
+    }
+
+    #[test]
+    fn what_is_written_is_what_is_shown() {
+        for text in ["10.0.0.7/24", "0.0.0.0/0", "2001:db8::/32", "::/0", "fd00::1/128"] {
+            assert_eq!(net(text).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_wrong_text_says_which_part_is_wrong() {
+        for (text, message) in [
+            ("10.0.0/8", "`10.0.0` is not an IPv4 or IPv6 address"),
+            ("", "`` is not an IPv4 or IPv6 address"),
+            ("10.0.0.0/33", "`33` is not a prefix length: 10.0.0.0 takes 0 to 32"),
+            ("::/129", "`129` is not a prefix length: :: takes 0 to 128"),
+            ("10.0.0.0/+8", "`+8` is not a prefix length: 10.0.0.0 takes 0 to 32"),
+            ("10.0.0.0/", "`` is not a prefix length: 10.0.0.0 takes 0 to 32"),
+            ("10.0.0.0/8/9", "`8/9` is not a prefix length: 10.0.0.0 takes 0 to 32"),
+            ("10.0.0.0/300", "`300` is not a prefix length: 10.0.0.0 takes 0 to 32"),
+        ] {
+            assert_eq!(IpNet::parse(text).unwrap_err().to_string(), message);
+        }
+    }
+
+    #[test]
+    fn a_network_has_no_host_bits_and_contains_its_own_addresses_only() {
+        assert_eq!(net("10.1.2.3/8").network(), net("10.0.0.0/8"));
+        assert_eq!(net("2001:db8:ffff::1/33").network(), net("2001:db8:8000::/33"));
+        assert_eq!(net("10.1.2.3/0").network(), net("0.0.0.0/0"));
+        assert!(net("10.1.2.3/8").contains(ip("10.255.0.1")));
+        assert!(!net("10.1.2.3/8").contains(ip("11.0.0.1")));
+        assert!(net("10.1.2.3").contains(ip("10.1.2.3")));
+        assert!(!net("0.0.0.0/0").contains(ip("::")));
+        assert!(net("::/0").contains(ip("ffff::")));
+    }
+
+    #[test]
+    fn the_longest_network_wins() {
+        let mut table = AllowedIps::new();
+        assert_eq!(table.lookup(ip("10.0.0.1")), None);
+        for (text, owner) in [("10.0.0.1/32", 4), ("0.0.0.0/0", 1), ("10.0.0.0/8", 2), ("10.0.0.0/24", 3)] {
+            assert_eq!(table.insert(net(text), owner), None);
+        }
+        assert_eq!(table.lookup(ip("10.0.0.1")), Some(4));
+        assert_eq!(table.lookup(ip("10.0.0.2")), Some(3));
+        assert_eq!(table.lookup(ip("10.0.1.1")), Some(2));
+        assert_eq!(table.lookup(ip("11.0.0.1")), Some(1));
+        assert_eq!(table.lookup(ip("::1")), None);
+    }
+
+    #[test]
+    fn a_network_moves_to_its_new_owner() {
+        let mut table = AllowedIps::new();
+        assert_eq!(table.insert(net("10.0.0.0/8"), 'a'), None);
+        assert_eq!(table.insert(net("10.9.9.9/8"), 'b'), Some('a'));
+        assert_eq!(table.lookup(ip("10.1.1.1")), Some('b'));
+        table.remove_all('b');
+        assert_eq!(table.lookup(ip("10.1.1.1")), None);
+    }
+
+    #[test]
+    fn a_prefix_that_is_too_long_counts_as_full_length() {
+        let mut table = AllowedIps::new();
+        table.insert(IpNet { addr: ip("10.0.0.1"), prefix: 200 }, 1);
+        table.insert(IpNet { addr: ip("::1"), prefix: 200 }, 2);
+        assert_eq!(table.lookup(ip("10.0.0.1")), Some(1));
+        assert_eq!(table.lookup(ip("10.0.0.2")), None);
+        assert_eq!(table.lookup(ip("::1")), Some(2));
+        assert_eq!(IpNet { addr: ip("10.0.0.1"), prefix: 200 }.network(), net("10.0.0.1"));
+    }
+
+    /// Addresses of few distinct bits, so that networks nest and part at every depth.
+    fn address() -> impl Strategy<Value = IpAddr> {
+        let byte = || prop::sample::select(vec![0u8, 1, 0x7f, 0x80, 0xff]);
+        prop_oneof![
+            prop::array::uniform4(byte()).prop_map(IpAddr::from),
+            prop::array::uniform16(byte()).prop_map(IpAddr::from),
+            any::<[u8; 4]>().prop_map(IpAddr::from),
+            (any::<u128>(), 0u32..128).prop_map(|(bits, by)| Ipv6Addr::from_bits(bits >> by).into()),
+        ]
+    }
+
+    fn network() -> impl Strategy<Value = IpNet> {
+        (address(), 0u8..=128).prop_map(|(addr, prefix)| IpNet { addr, prefix: prefix % (width(addr) + 1) })
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Insert(IpNet, u8),
+        RemoveAll(u8),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            12 => (network(), 0u8..6).prop_map(|(net, owner)| Step::Insert(net, owner)),
+            1 => (0u8..6).prop_map(Step::RemoveAll),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_trie_answers_as_a_linear_scan_does(
+            steps in prop::collection::vec(step(), 0..80),
+            asked in prop::collection::vec(address(), 40),
+        ) {
+            let mut table = AllowedIps::new();
+            let mut model: Vec<(IpNet, u8)> = Vec::new();
+            let mut asked = asked;
+            for step in steps {
+                match step {
+                    Step::Insert(net, owner) => {
+                        asked.push(net.addr);
+                        let net_only = net.network();
+                        let old = model.iter().position(|&(n, _)| n == net_only).map(|i| model.remove(i).1);
+                        model.push((net_only, owner));
+                        prop_assert_eq!(table.insert(net, owner), old);
+                    }
+                    Step::RemoveAll(owner) => {
+                        model.retain(|&(_, o)| o != owner);
+                        table.remove_all(owner);
+                    }
+                }
+            }
+            for addr in asked {
+                let longest = model.iter().filter(|(n, _)| n.contains(addr)).max_by_key(|(n, _)| n.prefix);
+                prop_assert_eq!(table.lookup(addr), longest.map(|&(_, owner)| owner), "{}", addr);
+            }
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in "\\PC{0,24}|[0-9a-f:./]{0,24}") {
+            if let Ok(net) = IpNet::parse(&text) {
+                prop_assert_eq!(net.to_string().parse::<IpNet>(), Ok(net));
+            }
+        }
+    }
+}

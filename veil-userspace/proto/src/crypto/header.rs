@@ -1,0 +1,108 @@
+//! Header protection: one AES-128 block that makes a datagram's header look random.
+//!
+//! Senders mask after sealing, under the receiver's key; receivers unmask before they look anything up. The mask comes
+//! from the body, which is random to outsiders, so equal headers never look equal. It hides; it does not authenticate.
+
+use super::kdf::receiver_key;
+use super::keys::{NetworkSecret, PublicKey};
+use aes::Aes128Enc;
+use aes::cipher::{BlockCipherEncrypt, KeyInit};
+use zeroize::Zeroizing;
+
+/// Length of the header, and of the piece of body the mask is made from.
+const BLOCK: usize = 16;
+
+/// The header key of one receiver (`hp_key` in `protocol.md`); wiped on drop.
+#[derive(Clone)]
+pub struct HeaderKey(Box<Aes128Enc>);
+
+impl HeaderKey {
+    /// The key of whoever receives under `public`.
+    pub fn derive(public: &PublicKey, network: &NetworkSecret) -> Self {
+        let mut key = Zeroizing::new([0; BLOCK]);
+        receiver_key(public, network, "VEIL/1 header", key.as_mut_slice());
+        HeaderKey(Box::new(Aes128Enc::new((&*key).into())))
+    }
+
+    /// Masks or unmasks the 16 header bytes in place; it is its own inverse.
+    ///
+    /// False, and nothing done, for a datagram without 16 bytes of body: there is no such datagram.
+    #[inline]
+    pub fn mask(&self, datagram: &mut [u8]) -> bool {
+        let Some((header, rest)) = datagram.split_first_chunk_mut::<BLOCK>() else { return false };
+        let Some(sample) = rest.first_chunk::<BLOCK>() else { return false };
+        let mut block = aes::Block::from(*sample);
+        self.0.encrypt_block(&mut block);
+        let masked = u128::from_ne_bytes(*header) ^ u128::from_ne_bytes(block.into());
+        *header = masked.to_ne_bytes();
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(public: u8, network: &NetworkSecret) -> HeaderKey {
+        HeaderKey::derive(&PublicKey([public; 32]), network)
+    }
+
+    #[test]
+    fn masking_twice_restores_the_header_and_never_touches_the_body() {
+        let key = key(1, &NetworkSecret::default());
+        let original: Vec<u8> = (0..100).collect();
+        for len in 32..=100 {
+            let mut datagram = original[..len].to_vec();
+            assert!(key.mask(&mut datagram));
+            assert_ne!(datagram[..16], original[..16]);
+            assert_eq!(datagram[16..], original[16..len]);
+            assert!(key.mask(&mut datagram));
+            assert_eq!(datagram, original[..len]);
+        }
+    }
+
+    #[test]
+    fn a_datagram_without_a_whole_body_block_is_left_alone() {
+        let key = key(1, &NetworkSecret::default());
+        for len in 0..32 {
+            let mut datagram = vec![3; len];
+            assert!(!key.mask(&mut datagram));
+            assert_eq!(datagram, vec![3; len]);
+        }
+    }
+
+    #[test]
+    fn the_mask_depends_on_the_receiver_the_network_secret_and_the_body() {
+        let mask = |key: &HeaderKey, body| {
+            let mut datagram = [0; 32];
+            datagram[16..].fill(body);
+            key.mask(&mut datagram);
+            datagram[..16].to_vec()
+        };
+        let (plain, secret) = (NetworkSecret::default(), NetworkSecret::from_bytes([9; 32]));
+        let masks = [
+            mask(&key(1, &plain), 1),
+            mask(&key(2, &plain), 1),
+            mask(&key(1, &secret), 1),
+            mask(&key(1, &plain), 2),
+        ];
+        for (i, a) in masks.iter().enumerate() {
+            assert!(masks[..i].iter().all(|b| a != b));
+        }
+    }
+
+    #[test]
+    fn the_mask_is_one_aes_128_block() {
+        // FIPS 197 appendix C.1.
+        let aes = HeaderKey(Box::new(Aes128Enc::new(&std::array::from_fn::<u8, 16, _>(|i| i as u8).into())));
+        let mut datagram = [0; 32];
+        for (i, byte) in datagram[16..].iter_mut().enumerate() {
+            *byte = 0x11 * i as u8;
+        }
+        aes.mask(&mut datagram);
+        assert_eq!(
+            u128::from_be_bytes(datagram[..16].try_into().unwrap()),
+            0x69c4e0d86a7b0430d8cdb78070b4c55a
+        );
+    }
+}

@@ -1,0 +1,583 @@
+//! The bytes of the three handshake datagrams, of their payloads, and of every datagram's header.
+//!
+//! Builders seal the envelope, add mac2 and mask, in that order; openers take a datagram already unmasked and open it in
+//! place. Called by initiator and responder (builders, openers, cookies) and by the data path ([`Header`]). Invariant:
+//! everything read here is bounds-checked into a type, and an envelope's content is looked at only after it opened.
+
+use super::envelope::{CookieKey, EnvelopeKey};
+use crate::crypto::{HeaderKey, Suite, Suites, TAG_LEN, hmac_sha256};
+use crate::{DropReason, Entropy, Path, Tai64n};
+use subtle::ConstantTimeEq;
+
+/// Header type of an initiation.
+pub const TYPE_INITIATION: u8 = 1;
+/// Header type of a response.
+pub const TYPE_RESPONSE: u8 = 2;
+/// Header type of a cookie reply.
+pub const TYPE_COOKIE: u8 = 3;
+/// Header type of a data datagram.
+pub const TYPE_DATA: u8 = 4;
+
+/// Length of every datagram's header.
+pub const HEADER_LEN: usize = 16;
+/// The shortest initiation: no TLVs, no padding.
+pub const MIN_INITIATION: usize = 179;
+/// The shortest response.
+pub const MIN_RESPONSE: usize = 99;
+/// The shortest cookie reply.
+pub const MIN_COOKIE: usize = 60;
+/// No handshake datagram is padded beyond this: IPv6's minimum MTU less its and UDP's header.
+pub const MAX_HANDSHAKE: usize = 1232;
+
+const NONCE_LEN: usize = 12;
+const MAC2_LEN: usize = 16;
+const COOKIE_LEN: usize = 16;
+
+/// What precedes the body of every datagram, unmasked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// One of the `TYPE_` constants.
+    pub kind: u8,
+    /// The receiver's index; 0 in initiations.
+    pub index: u32,
+    /// The AEAD counter of a data datagram, otherwise 0.
+    pub counter: u64,
+}
+
+impl Header {
+    /// Writes the header at the start of `out`.
+    ///
+    /// # Panics
+    /// If `out` is shorter than a header: it is always our own buffer.
+    #[inline]
+    pub fn write(&self, out: &mut [u8]) {
+        out[..HEADER_LEN].copy_from_slice(&self.to_bytes());
+    }
+
+    /// The header as it goes, masked, on the wire, and as it is authenticated.
+    #[inline]
+    pub fn to_bytes(&self) -> [u8; HEADER_LEN] {
+        let mut bytes = [0; HEADER_LEN];
+        bytes[0] = self.kind;
+        bytes[4..8].copy_from_slice(&self.index.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.counter.to_le_bytes());
+        bytes
+    }
+
+    /// The header of an unmasked datagram.
+    #[inline]
+    pub fn parse(datagram: &[u8]) -> Result<Header, DropReason> {
+        let Some(&[kind, z0, z1, z2, i0, i1, i2, i3, ref counter @ ..]) =
+            datagram.first_chunk::<HEADER_LEN>()
+        else {
+            return Err(DropReason::TooShort);
+        };
+        if !(TYPE_INITIATION..=TYPE_DATA).contains(&kind) || z0 | z1 | z2 != 0 {
+            return Err(DropReason::BadHeader);
+        }
+        Ok(Header {
+            kind,
+            index: u32::from_le_bytes([i0, i1, i2, i3]),
+            counter: u64::from_le_bytes(*counter),
+        })
+    }
+}
+
+/// What an initiator says under Noise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InitiationPayload {
+    /// Greater than any this initiator sent before.
+    pub timestamp: Tai64n,
+    /// The index its session's datagrams shall carry; the envelope must say the same.
+    pub sender: u32,
+    /// What it can seal with.
+    pub suites: Suites,
+}
+
+impl InitiationPayload {
+    const LEN: usize = 17;
+
+    /// As it is sealed.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(Self::LEN);
+        bytes.extend_from_slice(&self.timestamp.to_bytes());
+        bytes.extend_from_slice(&self.sender.to_le_bytes());
+        bytes.push(self.suites.bits());
+        bytes
+    }
+
+    /// As it was opened; unknown TLVs are skipped.
+    pub fn parse(bytes: &[u8]) -> Result<Self, DropReason> {
+        let mut rest = bytes;
+        let timestamp = Tai64n::from_bytes(*take(&mut rest)?);
+        let sender = parse_index(&mut rest)?;
+        let [suites] = *take(&mut rest)?;
+        skip_tlvs(rest)?;
+        Ok(InitiationPayload { timestamp, sender, suites: Suites::from_bits(suites) })
+    }
+}
+
+/// What a responder says under Noise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResponsePayload {
+    /// The index its session's datagrams shall carry.
+    pub sender: u32,
+    /// The suite it chose.
+    pub suite: Suite,
+}
+
+impl ResponsePayload {
+    const LEN: usize = 5;
+
+    /// As it is sealed.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(Self::LEN);
+        bytes.extend_from_slice(&self.sender.to_le_bytes());
+        bytes.push(self.suite.bit());
+        bytes
+    }
+
+    /// As it was opened; unknown TLVs are skipped.
+    pub fn parse(bytes: &[u8]) -> Result<Self, DropReason> {
+        let mut rest = bytes;
+        let sender = parse_index(&mut rest)?;
+        let [suite] = *take(&mut rest)?;
+        let suite = Suite::from_bit(suite).ok_or(DropReason::BadNoise)?;
+        skip_tlvs(rest)?;
+        Ok(ResponsePayload { sender, suite })
+    }
+}
+
+/// The next `N` bytes of a payload.
+fn take<'a, const N: usize>(rest: &mut &'a [u8]) -> Result<&'a [u8; N], DropReason> {
+    let (head, tail) = rest.split_first_chunk().ok_or(DropReason::BadNoise)?;
+    *rest = tail;
+    Ok(head)
+}
+
+/// A receiver index; 0 is none.
+fn parse_index(rest: &mut &[u8]) -> Result<u32, DropReason> {
+    match u32::from_le_bytes(*take(rest)?) {
+        0 => Err(DropReason::BadNoise),
+        index => Ok(index),
+    }
+}
+
+/// Version 1 knows no TLVs; those of its successors must still be well-formed.
+fn skip_tlvs(mut rest: &[u8]) -> Result<(), DropReason> {
+    while !rest.is_empty() {
+        let [_kind, l0, l1] = *take(&mut rest)?;
+        let length = usize::from(u16::from_le_bytes([l0, l1]));
+        rest = rest.get(length..).ok_or(DropReason::BadNoise)?;
+    }
+    Ok(())
+}
+
+/// An initiation whose envelope has opened. Its sender is not authenticated yet.
+#[derive(Debug)]
+pub struct OpenedInitiation<'a> {
+    /// The initiator's index, for a cookie reply; it must reappear inside Noise.
+    pub sender: u32,
+    /// Noise message 1.
+    pub noise: &'a [u8],
+    /// The envelope's tag, which a cookie reply is bound to.
+    pub tag: [u8; TAG_LEN],
+}
+
+/// Makes an initiation: to the owner of `env` and `hp`, from our index `sender`, with mac2 under the cookie if there is one.
+pub fn seal_initiation(
+    env: &EnvelopeKey,
+    hp: &HeaderKey,
+    sender: u32,
+    noise1: &[u8],
+    mac2: Option<&[u8; COOKIE_LEN]>,
+    entropy: &mut dyn Entropy,
+) -> Vec<u8> {
+    let header = Header { kind: TYPE_INITIATION, index: 0, counter: 0 };
+    let content = [&sender.to_le_bytes()[..], &noise_length(noise1), noise1];
+    let seal = |nonce, aad: &[u8], buf: &mut [u8]| env.seal(nonce, aad, buf);
+    let mut datagram = seal_datagram(header, &content, MAX_HANDSHAKE - MAC2_LEN, seal, entropy);
+    let mac2 = match mac2 {
+        Some(cookie) => compute_mac2(cookie, &datagram),
+        None => random(entropy),
+    };
+    datagram.extend_from_slice(&mac2);
+    hp.mask(&mut datagram);
+    datagram
+}
+
+/// Opens an unmasked initiation in place. mac2 covers the sealed bytes, so [`verify_mac2`] comes before this if it is wanted.
+pub fn open_initiation<'a>(
+    env: &EnvelopeKey,
+    datagram: &'a mut [u8],
+) -> Result<OpenedInitiation<'a>, DropReason> {
+    if datagram.len() < MIN_INITIATION {
+        return Err(DropReason::TooShort);
+    }
+    if Header::parse(datagram)? != (Header { kind: TYPE_INITIATION, index: 0, counter: 0 }) {
+        return Err(DropReason::BadHeader);
+    }
+    let tag = envelope_tag(datagram).ok_or(DropReason::TooShort)?;
+    let (sealed, _mac2) = datagram.split_last_chunk_mut::<MAC2_LEN>().ok_or(DropReason::TooShort)?;
+    let content = open_datagram(sealed, |nonce, aad, buf| env.open(nonce, aad, buf).ok())?;
+    let (sender, rest) = content.split_first_chunk::<4>().ok_or(DropReason::BadEnvelope)?;
+    Ok(OpenedInitiation { sender: u32::from_le_bytes(*sender), noise: noise_message(rest)?, tag })
+}
+
+/// Makes a response to the initiator that named `receiver_index`, never longer than `max_len`, the initiation it answers.
+///
+/// Empty if `noise2` does not fit, which no response without TLVs can bring about: it is shorter than any initiation.
+pub fn seal_response(
+    env: &EnvelopeKey,
+    hp: &HeaderKey,
+    receiver_index: u32,
+    noise2: &[u8],
+    max_len: usize,
+    entropy: &mut dyn Entropy,
+) -> Vec<u8> {
+    let header = Header { kind: TYPE_RESPONSE, index: receiver_index, counter: 0 };
+    let content = [&noise_length(noise2)[..], noise2];
+    let seal = |nonce, aad: &[u8], buf: &mut [u8]| env.seal(nonce, aad, buf);
+    let mut datagram = seal_datagram(header, &content, max_len.min(MAX_HANDSHAKE), seal, entropy);
+    if datagram.len() > max_len {
+        return Vec::new();
+    }
+    hp.mask(&mut datagram);
+    datagram
+}
+
+/// Opens an unmasked response in place: Noise message 2.
+pub fn open_response<'a>(env: &EnvelopeKey, datagram: &'a mut [u8]) -> Result<&'a [u8], DropReason> {
+    if datagram.len() < MIN_RESPONSE {
+        return Err(DropReason::TooShort);
+    }
+    let header = Header::parse(datagram)?;
+    if header.kind != TYPE_RESPONSE || header.counter != 0 {
+        return Err(DropReason::BadHeader);
+    }
+    noise_message(open_datagram(datagram, |nonce, aad, buf| env.open(nonce, aad, buf).ok())?)
+}
+
+/// The cookie of whoever sends from `path`, under a secret that is renewed every 120 s.
+pub fn cookie_value(secret: &[u8; 32], path: &Path) -> [u8; COOKIE_LEN] {
+    truncated(&hmac_sha256(secret, &[&path.remote_bytes()]))
+}
+
+/// The envelope tag of an initiation, masked or not; a cookie reply to it is bound to this.
+pub fn envelope_tag(initiation: &[u8]) -> Option<[u8; TAG_LEN]> {
+    let (sealed, _mac2) = initiation.split_last_chunk::<MAC2_LEN>()?;
+    sealed.last_chunk().copied()
+}
+
+/// Makes a cookie reply to the initiation with envelope tag `tag` and sender `receiver_index`; `ck` and `hp` are our own
+/// keys, since we do not know the initiator yet. Never longer than `max_len`, the initiation it answers.
+pub fn seal_cookie_reply(
+    ck: &CookieKey,
+    hp: &HeaderKey,
+    receiver_index: u32,
+    tag: &[u8; TAG_LEN],
+    cookie: &[u8; COOKIE_LEN],
+    max_len: usize,
+    entropy: &mut dyn Entropy,
+) -> Vec<u8> {
+    let header = Header { kind: TYPE_COOKIE, index: receiver_index, counter: 0 };
+    let seal = |nonce, aad: &[u8], buf: &mut [u8]| ck.seal(nonce, &[aad, tag].concat(), buf);
+    let mut datagram = seal_datagram(header, &[cookie], max_len.min(MAX_HANDSHAKE), seal, entropy);
+    if datagram.len() > max_len {
+        return Vec::new();
+    }
+    hp.mask(&mut datagram);
+    datagram
+}
+
+/// Opens an unmasked cookie reply in place; `ck` is the replier's, `tag` that of the initiation we have pending.
+pub fn open_cookie_reply(
+    ck: &CookieKey,
+    tag: &[u8; TAG_LEN],
+    datagram: &mut [u8],
+) -> Result<[u8; COOKIE_LEN], DropReason> {
+    if datagram.len() < MIN_COOKIE {
+        return Err(DropReason::TooShort);
+    }
+    let header = Header::parse(datagram)?;
+    if header.kind != TYPE_COOKIE || header.counter != 0 {
+        return Err(DropReason::BadHeader);
+    }
+    let content = open_datagram(datagram, |nonce, aad, buf| ck.open(nonce, &[aad, tag].concat(), buf).ok())?;
+    content.first_chunk().copied().ok_or(DropReason::BadEnvelope)
+}
+
+/// Whether an unmasked, still sealed initiation proves that its sender got `cookie`; in constant time.
+pub fn verify_mac2(datagram: &[u8], cookie: &[u8; COOKIE_LEN]) -> bool {
+    match datagram.split_last_chunk::<MAC2_LEN>() {
+        Some((covered, mac2)) => compute_mac2(cookie, covered).ct_eq(mac2).into(),
+        None => false,
+    }
+}
+
+/// mac2 over `covered`, the unmasked header and all of the body before mac2.
+fn compute_mac2(cookie: &[u8; COOKIE_LEN], covered: &[u8]) -> [u8; MAC2_LEN] {
+    truncated(&hmac_sha256(cookie, &[covered]))
+}
+
+fn truncated(mac: &[u8; 32]) -> [u8; 16] {
+    let mut out = [0; 16];
+    out.copy_from_slice(&mac[..16]);
+    out
+}
+
+fn random<const N: usize>(entropy: &mut dyn Entropy) -> [u8; N] {
+    let mut bytes = [0; N];
+    entropy.fill(&mut bytes);
+    bytes
+}
+
+/// The length field before a Noise message, which is one of our own and far below 64 KiB.
+fn noise_length(noise: &[u8]) -> [u8; 2] {
+    u16::try_from(noise.len()).expect("a Noise message fits a datagram").to_le_bytes()
+}
+
+/// Header, nonce, and `content` with random padding sealed behind them: not yet masked, at most `max_len` long if the
+/// content allows. Padding is zeros: it is sealed, only its length is random.
+fn seal_datagram(
+    header: Header,
+    content: &[&[u8]],
+    max_len: usize,
+    seal: impl FnOnce([u8; NONCE_LEN], &[u8], &mut [u8]),
+    entropy: &mut dyn Entropy,
+) -> Vec<u8> {
+    const SEALED: usize = HEADER_LEN + NONCE_LEN;
+    let min_len = SEALED + content.iter().map(|part| part.len()).sum::<usize>() + TAG_LEN;
+    let choices = max_len.saturating_sub(min_len) as u64 + 1;
+    let len = min_len + (entropy.next_u64() % choices) as usize;
+    let aad = header.to_bytes();
+    let nonce: [u8; NONCE_LEN] = random(entropy);
+
+    // Room for mac2 too, so that an initiation is one allocation.
+    let mut datagram = Vec::with_capacity(len + MAC2_LEN);
+    datagram.extend_from_slice(&aad);
+    datagram.extend_from_slice(&nonce);
+    content.iter().for_each(|part| datagram.extend_from_slice(part));
+    datagram.resize(len, 0);
+    seal(nonce, &aad, &mut datagram[SEALED..]);
+    datagram
+}
+
+/// The content, with its padding, of what [`seal_datagram`] made.
+fn open_datagram<'a>(
+    datagram: &'a mut [u8],
+    open: impl FnOnce([u8; NONCE_LEN], &[u8], &'a mut [u8]) -> Option<&'a mut [u8]>,
+) -> Result<&'a [u8], DropReason> {
+    let (header, body) = datagram.split_first_chunk_mut::<HEADER_LEN>().ok_or(DropReason::TooShort)?;
+    let (nonce, sealed) = body.split_first_chunk_mut::<NONCE_LEN>().ok_or(DropReason::TooShort)?;
+    open(*nonce, header, sealed).map(|content| &*content).ok_or(DropReason::BadEnvelope)
+}
+
+/// The Noise message that `length 2 ‖ message ‖ padding` holds.
+fn noise_message(content: &[u8]) -> Result<&[u8], DropReason> {
+    let (length, rest) = content.split_first_chunk::<2>().ok_or(DropReason::BadEnvelope)?;
+    rest.get(..usize::from(u16::from_le_bytes(*length))).ok_or(DropReason::BadEnvelope)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::{NetworkSecret, PublicKey};
+    use crate::handshake::noise::{MESSAGE_1_OVERHEAD, MESSAGE_2_OVERHEAD};
+
+    /// Not random at all, but different every time.
+    struct Counting(u64);
+
+    impl Entropy for Counting {
+        fn fill(&mut self, out: &mut [u8]) {
+            for byte in out {
+                self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                *byte = (self.0 >> 56) as u8;
+            }
+        }
+    }
+
+    const NOISE_1: [u8; MESSAGE_1_OVERHEAD + InitiationPayload::LEN] = [0xa1; _];
+    const NOISE_2: [u8; MESSAGE_2_OVERHEAD + ResponsePayload::LEN] = [0xa2; _];
+
+    fn keys() -> (EnvelopeKey, CookieKey, HeaderKey) {
+        let (public, network) = (PublicKey([1; 32]), NetworkSecret::default());
+        (
+            EnvelopeKey::derive(&public, &network),
+            CookieKey::derive(&public, &network),
+            HeaderKey::derive(&public, &network),
+        )
+    }
+
+    #[test]
+    fn a_header_survives_writing_and_reading() {
+        for kind in TYPE_INITIATION..=TYPE_DATA {
+            let header = Header { kind, index: 0x0403_0201, counter: 0x0807_0605_0403_0201 };
+            let mut bytes = [0xff; 20];
+            header.write(&mut bytes);
+            assert_eq!(bytes, [kind, 0, 0, 0, 1, 2, 3, 4, 1, 2, 3, 4, 5, 6, 7, 8, 255, 255, 255, 255]);
+            assert_eq!(Header::parse(&bytes), Ok(header));
+        }
+    }
+
+    #[test]
+    fn a_header_of_unknown_type_or_with_reserved_bits_is_refused() {
+        let mut bytes = [0; 16];
+        for kind in [0, 5, 255] {
+            bytes[0] = kind;
+            assert_eq!(Header::parse(&bytes), Err(DropReason::BadHeader));
+        }
+        for reserved in 1..4 {
+            let mut bytes = [TYPE_DATA, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1];
+            assert!(Header::parse(&bytes).is_ok());
+            bytes[reserved] = 0x80;
+            assert_eq!(Header::parse(&bytes), Err(DropReason::BadHeader));
+        }
+        assert_eq!(Header::parse(&bytes[..15]), Err(DropReason::TooShort));
+    }
+
+    #[test]
+    fn payloads_survive_encoding_and_skip_tlvs_they_do_not_know() {
+        let initiation = InitiationPayload {
+            timestamp: Tai64n::from_unix_nanos(1_234_567_890_123),
+            sender: 7,
+            suites: Suites::from_bits(3),
+        };
+        let response = ResponsePayload { sender: 8, suite: Suite::ChaCha20Poly1305 };
+        for tlvs in [&[][..], &[9, 0, 0], &[9, 2, 0, 1, 1, 200, 0, 0]] {
+            assert_eq!(InitiationPayload::parse(&[&initiation.encode(), tlvs].concat()), Ok(initiation));
+            assert_eq!(ResponsePayload::parse(&[&response.encode(), tlvs].concat()), Ok(response));
+        }
+        for tlvs in [&[9][..], &[9, 0], &[9, 1, 0], &[9, 0, 1, 1], &[9, 255, 255, 0]] {
+            let parsed = InitiationPayload::parse(&[&initiation.encode(), tlvs].concat());
+            assert_eq!(parsed, Err(DropReason::BadNoise));
+        }
+    }
+
+    #[test]
+    fn malformed_payloads_are_refused() {
+        let initiation =
+            InitiationPayload { timestamp: Tai64n::default(), sender: 7, suites: Suites::default() };
+        let response = ResponsePayload { sender: 8, suite: Suite::Aes256Gcm };
+        for len in 0..InitiationPayload::LEN {
+            assert_eq!(InitiationPayload::parse(&initiation.encode()[..len]), Err(DropReason::BadNoise));
+        }
+        for len in 0..ResponsePayload::LEN {
+            assert_eq!(ResponsePayload::parse(&response.encode()[..len]), Err(DropReason::BadNoise));
+        }
+        assert_eq!(ResponsePayload::parse(&[8, 0, 0, 0, 3]), Err(DropReason::BadNoise));
+        assert_eq!(ResponsePayload::parse(&[0, 0, 0, 0, 1]), Err(DropReason::BadNoise));
+    }
+
+    #[test]
+    fn an_initiation_opens_to_what_was_sealed_whatever_its_padding() {
+        let ((env, _, hp), mut entropy) = (keys(), Counting(1));
+        let (mut shortest, mut longest) = (usize::MAX, 0);
+        for _ in 0..2000 {
+            let mut datagram = seal_initiation(&env, &hp, 7, &NOISE_1, None, &mut entropy);
+            (shortest, longest) = (shortest.min(datagram.len()), longest.max(datagram.len()));
+            let tag = envelope_tag(&datagram).unwrap();
+            hp.mask(&mut datagram);
+            let opened = open_initiation(&env, &mut datagram).unwrap();
+            assert_eq!((opened.sender, opened.noise, opened.tag), (7, &NOISE_1[..], tag));
+        }
+        assert!((MIN_INITIATION..MIN_INITIATION + 20).contains(&shortest), "{shortest}");
+        assert!((MAX_HANDSHAKE - 20..=MAX_HANDSHAKE).contains(&longest), "{longest}");
+    }
+
+    #[test]
+    fn a_response_is_never_longer_than_the_initiation_it_answers() {
+        let ((env, _, hp), mut entropy) = (keys(), Counting(2));
+        for max_len in MIN_RESPONSE..1500 {
+            let mut datagram = seal_response(&env, &hp, 7, &NOISE_2, max_len, &mut entropy);
+            assert!((MIN_RESPONSE..=max_len.min(MAX_HANDSHAKE)).contains(&datagram.len()));
+            hp.mask(&mut datagram);
+            assert_eq!(Header::parse(&datagram).unwrap().index, 7);
+            assert_eq!(open_response(&env, &mut datagram), Ok(&NOISE_2[..]));
+        }
+        assert!(seal_response(&env, &hp, 7, &NOISE_2, MIN_RESPONSE - 1, &mut entropy).is_empty());
+    }
+
+    #[test]
+    fn every_flipped_byte_before_mac2_keeps_an_envelope_shut() {
+        let ((env, _, hp), mut entropy) = (keys(), Counting(3));
+        let mut sealed = seal_initiation(&env, &hp, 7, &NOISE_1, None, &mut entropy);
+        hp.mask(&mut sealed);
+        for at in 0..sealed.len() - MAC2_LEN {
+            let mut datagram = sealed.clone();
+            datagram[at] ^= 1;
+            assert!(open_initiation(&env, &mut datagram).is_err(), "byte {at}");
+        }
+        let mut sealed = seal_response(&env, &hp, 7, &NOISE_2, MAX_HANDSHAKE, &mut entropy);
+        hp.mask(&mut sealed);
+        for at in 0..sealed.len() {
+            let mut datagram = sealed.clone();
+            datagram[at] ^= 1;
+            assert!(open_response(&env, &mut datagram).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_truncated_datagram_is_refused() {
+        let ((env, ck, hp), mut entropy) = (keys(), Counting(4));
+        let mut initiation = seal_initiation(&env, &hp, 7, &NOISE_1, None, &mut entropy);
+        hp.mask(&mut initiation);
+        for len in 0..initiation.len() {
+            let mut datagram = initiation[..len].to_vec();
+            assert!(open_initiation(&env, &mut datagram).is_err());
+            assert!(open_response(&env, &mut datagram).is_err());
+            assert!(open_cookie_reply(&ck, &[0; 16], &mut datagram).is_err());
+            assert!(!verify_mac2(&datagram, &[0; 16]));
+        }
+    }
+
+    #[test]
+    fn an_envelope_whose_length_field_lies_is_refused() {
+        let (env, _, _) = keys();
+        for length in [113, 1000, 1100] {
+            let header = Header { kind: TYPE_INITIATION, index: 0, counter: 0 };
+            let lie = (length as u16 + 1).to_le_bytes();
+            let noise = vec![1; length];
+            let content = [&[7, 0, 0, 0][..], &lie, &noise];
+            let seal = |nonce, aad: &[u8], buf: &mut [u8]| env.seal(nonce, aad, buf);
+            let mut datagram = seal_datagram(header, &content, 0, seal, &mut Counting(5));
+            datagram.extend_from_slice(&[0; MAC2_LEN]);
+            assert_eq!(open_initiation(&env, &mut datagram).unwrap_err(), DropReason::BadEnvelope);
+        }
+    }
+
+    #[test]
+    fn a_cookie_reply_opens_only_for_the_initiation_it_answers() {
+        let ((env, ck, hp), mut entropy) = (keys(), Counting(6));
+        let initiation = seal_initiation(&env, &hp, 7, &NOISE_1, None, &mut entropy);
+        let tag = envelope_tag(&initiation).unwrap();
+        for max_len in MIN_INITIATION..1300 {
+            let mut reply = seal_cookie_reply(&ck, &hp, 7, &tag, &[0xc0; 16], max_len, &mut entropy);
+            assert!((MIN_COOKIE..=max_len).contains(&reply.len()));
+            hp.mask(&mut reply);
+            assert_eq!(open_cookie_reply(&ck, &[1; 16], &mut reply.clone()), Err(DropReason::BadEnvelope));
+            assert_eq!(open_cookie_reply(&ck, &tag, &mut reply), Ok([0xc0; 16]));
+        }
+    }
+
+    #[test]
+    fn mac2_proves_the_cookie_and_covers_the_whole_datagram() {
+        let ((env, _, hp), mut entropy) = (keys(), Counting(7));
+        let path = Path::to("192.0.2.1:4433".parse().unwrap());
+        let cookie = cookie_value(&[1; 32], &path);
+        let mut sealed = seal_initiation(&env, &hp, 7, &NOISE_1, Some(&cookie), &mut entropy);
+        hp.mask(&mut sealed);
+        assert!(verify_mac2(&sealed, &cookie));
+        assert!(!verify_mac2(&sealed, &cookie_value(&[2; 32], &path)));
+        assert!(!verify_mac2(&sealed, &cookie_value(&[1; 32], &Path::to("192.0.2.1:4434".parse().unwrap()))));
+        assert!(!verify_mac2(&sealed, &cookie_value(&[1; 32], &Path::to("192.0.2.2:4433".parse().unwrap()))));
+        for at in 0..sealed.len() {
+            let mut datagram = sealed.clone();
+            datagram[at] ^= 1;
+            assert!(!verify_mac2(&datagram, &cookie), "byte {at}");
+        }
+        let mut without = seal_initiation(&env, &hp, 7, &NOISE_1, None, &mut entropy);
+        hp.mask(&mut without);
+        assert!(!verify_mac2(&without, &cookie));
+    }
+}

@@ -1,0 +1,96 @@
+//! All sessions, found by receiver index.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use super::TransportSession;
+
+/// A session's place in the table; reused after removal, so it is dropped from all [`Slots`](super::Slots) first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SessionId(u32);
+
+impl SessionId {
+    /// A made-up place, for tests of rules that never look into the table.
+    pub const fn for_test(n: u32) -> Self {
+        SessionId(n)
+    }
+}
+
+/// Receiver indices are random and ours, so multiplying spreads them well enough over buckets and tags.
+#[derive(Default)]
+pub struct IndexHasher(u64);
+
+impl Hasher for IndexHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u32(u32::from(byte) ^ self.0 as u32);
+        }
+    }
+
+    #[inline]
+    fn write_u32(&mut self, index: u32) {
+        self.0 = u64::from(index).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+/// Receiver index to session. Owned by the process stage; no lock.
+#[derive(Default)]
+pub struct SessionTable {
+    by_index: HashMap<u32, SessionId, BuildHasherDefault<IndexHasher>>,
+    sessions: Vec<Option<Box<TransportSession>>>,
+    free: Vec<SessionId>,
+}
+
+impl SessionTable {
+    /// Takes a session in, bound to this thread from here on.
+    pub fn insert(&mut self, mut session: Box<TransportSession>) -> SessionId {
+        session.hand_over();
+        let index = session.local_index;
+        let id = match self.free.pop() {
+            Some(id) => id,
+            None => {
+                self.sessions.push(None);
+                SessionId((self.sessions.len() - 1) as u32)
+            }
+        };
+        self.by_index.insert(index, id);
+        self.sessions[id.0 as usize] = Some(session);
+        id
+    }
+
+    /// Wipes a session and returns its receiver index, which may be given out again.
+    pub fn remove(&mut self, id: SessionId) -> Option<u32> {
+        let session = self.sessions.get_mut(id.0 as usize)?.take()?;
+        self.by_index.remove(&session.local_index);
+        self.free.push(id);
+        Some(session.local_index)
+    }
+
+    /// The session that datagrams with this receiver index belong to.
+    #[inline]
+    pub fn find(&self, index: u32) -> Option<SessionId> {
+        self.by_index.get(&index).copied()
+    }
+
+    /// A session to use.
+    #[inline]
+    pub fn get(&mut self, id: SessionId) -> Option<&mut TransportSession> {
+        let session = self.sessions.get_mut(id.0 as usize)?.as_deref_mut()?;
+        session.assert_owned();
+        Some(session)
+    }
+
+    /// How many sessions there are.
+    pub fn len(&self) -> usize {
+        self.by_index.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.by_index.is_empty()
+    }
+}

@@ -1,0 +1,168 @@
+//! One session's two directions: sealing under one key, opening under the other.
+
+use super::limits::{Budget, REJECT_AFTER};
+use super::{HEADER_LEN, MIN_DATAGRAM, ReplayWindow};
+use crate::crypto::{AeadKey, HeaderKey, Suite, aead_decrypt, aead_encrypt, scrub_stack};
+use crate::handshake::message::{Header, TYPE_DATA};
+use crate::thread_checker::ThreadChecker;
+use crate::{DropReason, PeerId};
+
+/// Which end started the handshake that made a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// We sent the initiation.
+    Initiator,
+    /// The peer sent it.
+    Responder,
+}
+
+/// The key's limit is reached: nothing more may be sealed under it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the session key has reached its limit")]
+pub struct Exhausted;
+
+/// The sending half: the only source of nonces for its key, each handed out once.
+pub struct Sealer {
+    key: AeadKey,
+    counter: u64,
+    budget: Budget,
+    receiver_index: u32,
+    receiver_header: HeaderKey,
+}
+
+impl Sealer {
+    /// A sealer that has sent nothing yet, for datagrams to `receiver_index` masked under the receiver's header key.
+    pub fn new(key: AeadKey, receiver_index: u32, receiver_header: HeaderKey) -> Self {
+        let budget = Budget::new(key.suite() == Suite::Aes256Gcm);
+        Sealer { key, counter: 0, budget, receiver_index, receiver_header }
+    }
+
+    /// Seals one datagram in place: 16 bytes to be the header, the plaintext, 16 bytes to be the tag.
+    ///
+    /// # Errors
+    /// [`Exhausted`] once the key's reject limit is reached; the datagram is unchanged then.
+    #[inline]
+    pub fn seal(&mut self, datagram: &mut [u8]) -> Result<(), Exhausted> {
+        debug_assert!(datagram.len() >= MIN_DATAGRAM);
+        if self.budget.exhausted() {
+            return Err(Exhausted);
+        }
+        self.budget.charge(datagram.len().saturating_sub(MIN_DATAGRAM));
+        let counter = self.counter;
+        self.counter += 1;
+        let (header, body) = datagram.split_at_mut(HEADER_LEN);
+        Header { kind: TYPE_DATA, index: self.receiver_index, counter }.write(header);
+        aead_encrypt(&self.key, counter, header, body);
+        self.receiver_header.mask(datagram);
+        Ok(())
+    }
+
+    /// Whether the key has been used so much that a new one should be agreed.
+    pub fn must_rekey(&self) -> bool {
+        self.budget.must_rekey()
+    }
+
+    /// Whether the key may not be used any more.
+    #[inline]
+    pub fn exhausted(&self) -> bool {
+        self.budget.exhausted()
+    }
+
+    /// The index the receiver gave this session.
+    pub fn receiver_index(&self) -> u32 {
+        self.receiver_index
+    }
+}
+
+/// The receiving half.
+pub struct Opener {
+    key: AeadKey,
+    window: ReplayWindow,
+    budget: Budget,
+}
+
+impl Opener {
+    /// An opener that has received nothing yet.
+    pub fn new(key: AeadKey) -> Self {
+        let budget = Budget::new(key.suite() == Suite::Aes256Gcm);
+        Opener { key, window: ReplayWindow::default(), budget }
+    }
+
+    /// Opens an unmasked datagram in place and returns the plaintext's length; it begins after the 16 header bytes.
+    /// The second value says whether this counter is the highest so far.
+    ///
+    /// # Errors
+    /// [`DropReason::BadTag`], [`DropReason::Replayed`] or [`DropReason::SessionExpired`]; nothing has moved then.
+    #[inline]
+    pub fn open(&mut self, counter: u64, datagram: &mut [u8]) -> Result<(usize, bool), DropReason> {
+        if datagram.len() < MIN_DATAGRAM {
+            return Err(DropReason::TooShort);
+        }
+        if self.budget.exhausted() {
+            return Err(DropReason::SessionExpired);
+        }
+        let (header, body) = datagram.split_at_mut(HEADER_LEN);
+        let plaintext = aead_decrypt(&self.key, counter, header, body).map_err(|_| DropReason::BadTag)?;
+        let newest = self.window.highest().is_none_or(|highest| counter > highest);
+        if !self.window.check_and_mark(counter) {
+            return Err(DropReason::Replayed);
+        }
+        self.budget.charge(plaintext.len());
+        Ok((plaintext.len(), newest))
+    }
+
+    /// Whether the key has been used so much that a new one should be agreed.
+    pub fn must_rekey(&self) -> bool {
+        self.budget.must_rekey()
+    }
+}
+
+/// A finished session: one owner, moved only by value, its secrets wiped when it is dropped.
+pub struct TransportSession {
+    /// Whose session it is.
+    pub peer: PeerId,
+    /// Which end started it.
+    pub role: Role,
+    /// When the handshake finished here, monotonic nanoseconds.
+    pub created: u64,
+    /// The index under which datagrams for it arrive.
+    pub local_index: u32,
+    /// The sending half.
+    pub sealer: Sealer,
+    /// The receiving half.
+    pub opener: Opener,
+    checker: ThreadChecker,
+}
+
+impl TransportSession {
+    /// A session made on this thread.
+    pub fn new(
+        peer: PeerId,
+        role: Role,
+        created: u64,
+        local_index: u32,
+        sealer: Sealer,
+        opener: Opener,
+    ) -> Self {
+        let mut checker = ThreadChecker::default();
+        checker.detach();
+        TransportSession { peer, role, created, local_index, sealer, opener, checker }
+    }
+
+    /// Takes the session over on this thread: the thread that made it must not touch it any more.
+    pub fn hand_over(&mut self) {
+        self.checker.rebind_to_current();
+        scrub_stack();
+    }
+
+    /// Asserts, in debug builds, that this thread owns the session.
+    #[inline]
+    pub fn assert_owned(&self) {
+        self.checker.assert_here();
+    }
+
+    /// When the session must be wiped, monotonic nanoseconds.
+    pub fn expires(&self) -> u64 {
+        self.created.saturating_add(REJECT_AFTER)
+    }
+}

@@ -1,0 +1,61 @@
+//! The tunnel: [`Handshakes`], which agrees on sessions, and [`Sessions`], which uses them.
+//!
+//! The two never touch each other. They are joined by the value messages below, so that one loop can call them in turn
+//! or two threads can own one each, and tests can delay and reorder what passes between them.
+
+mod handshakes;
+mod sessions;
+
+pub use handshakes::{HandshakeOutput, Handshakes, Transmit};
+pub use sessions::{
+    Accepted, Inbound, Opened, Outbound, PeerCounters, PeerEvent, PeerStatus, SessionCounters, Sessions,
+};
+
+use std::net::SocketAddr;
+
+use crate::handshake::NewSession;
+use crate::{Path, PeerId};
+
+/// What goes to [`Handshakes`].
+pub enum ToHandshakes {
+    /// A handshake datagram, unmasked.
+    Datagram {
+        /// Where it came from.
+        path: Path,
+        /// The whole datagram with its header unmasked.
+        bytes: Vec<u8>,
+    },
+    /// A session with this peer is wanted.
+    Initiate {
+        /// The peer.
+        peer: PeerId,
+        /// The request's number; the session that answers it carries the same.
+        number: u64,
+        /// Where the peer was last heard, if it was.
+        path: Option<Path>,
+    },
+    /// A session that the peer started is in use: a pending initiation of ours is moot.
+    Confirmed(PeerId),
+    /// A session is gone: its receiver index may be given out again.
+    Retired(u32),
+    /// The addresses that the peer's configured endpoint resolves to now.
+    Resolved {
+        /// The peer.
+        peer: PeerId,
+        /// Its addresses, in the order to try; empty when the name did not resolve.
+        addresses: Vec<SocketAddr>,
+    },
+}
+
+/// What comes to [`Sessions`].
+pub enum ToSessions {
+    /// A handshake has finished.
+    Ready(NewSession),
+    /// Nobody answered for so long that request `number` was given up.
+    GaveUp {
+        /// The peer.
+        peer: PeerId,
+        /// The request.
+        number: u64,
+    },
+}

@@ -1,0 +1,319 @@
+//! From the file as written to a [`Config`] that can be honoured: parse each value, then look at them together.
+//!
+//! Called by `Config::load` only. Invariant: an error names the line, what is wrong there, and the cure.
+
+use super::raw::{Peer, Raw, Source};
+use super::{Config, Endpoint, LinkConfig, LinkMode, PeerConfig};
+use crate::keyfile;
+use anyhow::{Context, Result};
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::{Range, RangeInclusive};
+use std::path::PathBuf;
+use std::time::Duration;
+use toml::Spanned;
+use veil_proto::allowed_ips::IpNet;
+use veil_proto::crypto::{NetworkSecret, PrivateKey, Psk, PublicKey, Suite};
+
+/// The tunnel MTU that fits the outer headers of IPv4 and IPv6 into 1500 bytes with room for the mux.
+const DEFAULT_MTU: u16 = 1416;
+const DEFAULT_LISTEN: &str = "[::]:4433";
+const DEFAULT_NAME: &str = "veil0";
+
+type Span = Range<usize>;
+
+/// Checks everything in `raw`; reads the key files it names.
+pub fn config(raw: Raw, source: &Source) -> Result<Config> {
+    let interface = raw.interface;
+    let name = match &interface.name {
+        Some(name) => interface_name(name, "name", source)?,
+        None => DEFAULT_NAME.to_owned(),
+    };
+    let private_key = match (&interface.private_key, &interface.private_key_file) {
+        (Some(_), Some(file)) => {
+            return Err(source.error(file.span(), "private-key and private-key-file are both given: remove one"));
+        }
+        (Some(key), None) => PrivateKey::from_base64(key.get_ref().0.trim()).map_err(|e| {
+            source.error(key.span(), format!("private-key is no key (make one with `veil genkey`): {e}"))
+        })?,
+        (None, Some(file)) => {
+            keyfile::read_key(&beside(source, file), "private key", "veil genkey", PrivateKey::from_base64)
+                .with_context(|| key_file_place(source, file, "private-key-file"))?
+        }
+        (None, None) => {
+            let cure = "run `(umask 077; veil genkey > veil.key)` and add private-key-file = \"veil.key\"";
+            return Err(source.error(0..0, format!("[interface] has no private key: {cure}")));
+        }
+    };
+    let network_secret = match &interface.network_secret_file {
+        Some(file) => {
+            keyfile::read_key(&beside(source, file), "network secret", "veil genpsk", NetworkSecret::from_base64)
+                .with_context(|| key_file_place(source, file, "network-secret-file"))?
+        }
+        None => NetworkSecret::default(),
+    };
+    let link = LinkConfig {
+        mode: raw.link.mode.as_ref().map_or(Ok(LinkMode::Auto), |mode| link_mode(mode, source))?,
+        interface: match &raw.link.interface {
+            Some(name) => Some(interface_name(name, "interface", source)?),
+            None => None,
+        },
+        dscp: number(raw.link.dscp.as_ref(), "dscp", 0..=63, "(46 is expedited forwarding)", source)?.unwrap_or(0),
+    };
+    let rekey_cure = "seconds (sessions are never kept longer than 120)";
+    let rekey_after = number(raw.timers.rekey_after.as_ref(), "rekey-after", 1..=120, rekey_cure, source)?;
+    let peers = peers(raw.peer, &private_key.public(), source)?;
+    Ok(Config {
+        name,
+        private_key,
+        listen: listen(interface.listen.as_ref(), source)?,
+        addresses: addresses(&interface.addresses, source)?,
+        mtu: number(interface.mtu.as_ref(), "mtu", 1280..=9000, "bytes", source)?.unwrap_or(DEFAULT_MTU),
+        network_secret,
+        link,
+        rekey_after: rekey_after.map(|seconds: u8| Duration::from_secs(seconds.into())),
+        peers,
+    })
+}
+
+/// Checks each peer, then all of them against each other and against this end's own key.
+fn peers(raw: Vec<Spanned<Peer>>, own: &PublicKey, source: &Source) -> Result<Vec<PeerConfig>> {
+    let mut keys: HashMap<PublicKey, String> = HashMap::new();
+    let mut names: HashMap<String, Span> = HashMap::new();
+    let mut networks: HashMap<IpNet, String> = HashMap::new();
+    let mut endpoints: Vec<(IpAddr, Span, String)> = Vec::new();
+    let mut out = Vec::with_capacity(raw.len());
+    for item in raw {
+        let place = item.span();
+        let (peer, spans) = peer(item.into_inner(), source)?;
+        let name = &peer.name;
+        if peer.public_key == *own {
+            let text = format!("peer `{name}` has this machine's own public key: give the other end's (`veil pubkey` there)");
+            return Err(source.error(spans.public_key, text));
+        }
+        if let Some(other) = keys.insert(peer.public_key, name.clone()) {
+            let text = format!("peers `{other}` and `{name}` have the same public key: each machine needs its own, remove one");
+            return Err(source.error(spans.public_key, text));
+        }
+        if names.insert(name.clone(), place.clone()).is_some() {
+            return Err(source.error(spans.name.unwrap_or(place), format!("two peers are named `{name}`: rename one")));
+        }
+        for (network, span) in peer.allowed_ips.iter().zip(spans.allowed_ips) {
+            if let Some(other) = networks.insert(*network, name.clone()) {
+                let text = match other == *name {
+                    true => format!("peer `{name}` has the allowed IP {network} twice: remove one"),
+                    false => format!("the allowed IP {network} belongs to peer `{other}` and to peer `{name}`: leave it with one"),
+                };
+                return Err(source.error(span, text));
+            }
+        }
+        if let (Some(endpoint), Some(span)) = (&peer.endpoint, spans.endpoint)
+            && let Some(ip) = endpoint.ip()
+        {
+            endpoints.push((ip.to_canonical(), span, name.clone()));
+        }
+        out.push(peer);
+    }
+    for (ip, span, name) in endpoints {
+        let inside = |net: &&IpNet| net.prefix != 0 && net.contains(ip);
+        let found = out.iter().find_map(|peer| Some((peer, peer.allowed_ips.iter().find(inside)?)));
+        if let Some((peer, network)) = found {
+            let whose = if peer.name == name { String::new() } else { format!(" of peer `{}`", peer.name) };
+            let text = format!(
+                "the endpoint {ip} of peer `{name}` is inside the allowed IP {network}{whose}: the tunnel would swallow \
+                 its own datagrams, narrow the allowed IP or use another endpoint"
+            );
+            return Err(source.error(span, text));
+        }
+    }
+    Ok(out)
+}
+
+/// Where in the file a peer's values stand.
+struct PeerSpans {
+    name: Option<Span>,
+    public_key: Span,
+    allowed_ips: Vec<Span>,
+    endpoint: Option<Span>,
+}
+
+fn peer(raw: Peer, source: &Source) -> Result<(PeerConfig, PeerSpans)> {
+    let key = &raw.public_key;
+    let public_key = PublicKey::from_base64(key.get_ref())
+        .map_err(|e| source.error(key.span(), format!("public-key is no key (`veil pubkey` prints it): {e}")))?;
+    let name = match &raw.name {
+        Some(name) if name.get_ref().is_empty() || name.get_ref().chars().any(char::is_control) => {
+            return Err(source.error(name.span(), "name is empty or has control characters in it: choose another"));
+        }
+        Some(name) => name.get_ref().clone(),
+        None => public_key.to_string().chars().take(8).collect(),
+    };
+    let psk = match &raw.preshared_key_file {
+        Some(file) => keyfile::read_key(&beside(source, file), "pre-shared key", "veil genpsk", Psk::from_base64)
+            .with_context(|| key_file_place(source, file, "preshared-key-file"))?,
+        None => Psk::default(),
+    };
+    if raw.allowed_ips.get_ref().is_empty() {
+        let text = format!("allowed-ips of peer `{name}` is empty: list the inner addresses that peer may use");
+        return Err(source.error(raw.allowed_ips.span(), text));
+    }
+    let allowed_ips = raw.allowed_ips.get_ref().iter().map(|text| allowed_ip(text, source)).collect::<Result<_>>()?;
+    let endpoint = match &raw.endpoint {
+        Some(text) => Some(endpoint(text, source)?),
+        None => None,
+    };
+    let keepalive = number(
+        raw.persistent_keepalive.as_ref(),
+        "persistent-keepalive",
+        0..=65535,
+        "seconds (25 keeps most NATs open, 0 is off)",
+        source,
+    )?;
+    let cipher = match &raw.cipher {
+        Some(text) => Some(cipher(text, source)?),
+        None => None,
+    };
+    let spans = PeerSpans {
+        name: raw.name.as_ref().map(Spanned::span),
+        public_key: key.span(),
+        allowed_ips: raw.allowed_ips.get_ref().iter().map(Spanned::span).collect(),
+        endpoint: raw.endpoint.as_ref().map(Spanned::span),
+    };
+    let keepalive = keepalive.filter(|&seconds: &u16| seconds != 0).map(|seconds| Duration::from_secs(seconds.into()));
+    Ok((PeerConfig { name, public_key, psk, allowed_ips, endpoint, keepalive, cipher }, spans))
+}
+
+fn endpoint(text: &Spanned<String>, source: &Source) -> Result<Endpoint> {
+    let shown = text.get_ref();
+    let endpoint: Endpoint = shown
+        .parse()
+        .map_err(|cure| source.error(text.span(), format!("endpoint `{shown}` cannot be understood: {cure}")))?;
+    match endpoint.ip() {
+        Some(ip) if ip.is_unspecified() || ip.is_multicast() => {
+            let text_ = format!("endpoint `{shown}` is no machine's address: give the address the peer listens on");
+            Err(source.error(text.span(), text_))
+        }
+        _ => Ok(endpoint),
+    }
+}
+
+fn cipher(text: &Spanned<String>, source: &Source) -> Result<Suite> {
+    match text.get_ref().as_str() {
+        "aes-256-gcm" => Ok(Suite::Aes256Gcm),
+        "chacha20-poly1305" => Ok(Suite::ChaCha20Poly1305),
+        other => {
+            let text_ = format!("cipher `{other}` is unknown: choose aes-256-gcm or chacha20-poly1305, or leave it out");
+            Err(source.error(text.span(), text_))
+        }
+    }
+}
+
+fn link_mode(text: &Spanned<String>, source: &Source) -> Result<LinkMode> {
+    match text.get_ref().as_str() {
+        "auto" => Ok(LinkMode::Auto),
+        "udp" => Ok(LinkMode::Udp),
+        "xdp" => Ok(LinkMode::Xdp),
+        other => Err(source.error(text.span(), format!("mode `{other}` is unknown: choose auto, udp or xdp"))),
+    }
+}
+
+fn listen(text: Option<&Spanned<String>>, source: &Source) -> Result<SocketAddr> {
+    let Some(text) = text else {
+        return Ok(DEFAULT_LISTEN.parse().expect("the default is an address"));
+    };
+    let shown = text.get_ref();
+    let wrong = |what: &str, cure: &str| source.error(text.span(), format!("listen `{shown}` {what}: {cure}"));
+    let listen: SocketAddr = shown.parse().map_err(|_| {
+        wrong("is no address and port", "write \"[::]:4433\" for IPv4 and IPv6, \"0.0.0.0:4433\" for IPv4 only")
+    })?;
+    if listen.port() == 0 {
+        return Err(wrong("has port 0", "choose a port from 1 to 65535"));
+    }
+    if listen.ip().is_multicast() {
+        return Err(wrong("is a multicast address", "use an address of this machine, or [::]"));
+    }
+    Ok(listen)
+}
+
+fn addresses(raw: &[Spanned<String>], source: &Source) -> Result<Vec<IpNet>> {
+    let mut out: Vec<IpNet> = Vec::with_capacity(raw.len());
+    for text in raw {
+        let shown = text.get_ref();
+        let wrong = |what: &str, cure: &str| source.error(text.span(), format!("address `{shown}` {what}: {cure}"));
+        let net = ip_net(text, "address", source)?;
+        let ip = net.addr;
+        if ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() || net.prefix == 0 {
+            return Err(wrong("cannot be given to an interface", "choose a private address such as 10.8.0.1/24"));
+        }
+        if let IpAddr::V4(v4) = ip
+            && net.prefix < 31
+            && [0, host_mask_v4(net.prefix)].contains(&(v4.to_bits() & host_mask_v4(net.prefix)))
+        {
+            return Err(wrong("is the network or broadcast address of its network", "choose one in between"));
+        }
+        if out.iter().any(|other| other.addr == ip) {
+            return Err(wrong("is given twice", "remove one"));
+        }
+        out.push(net);
+    }
+    Ok(out)
+}
+
+fn allowed_ip(text: &Spanned<String>, source: &Source) -> Result<IpNet> {
+    Ok(ip_net(text, "allowed IP", source)?.network())
+}
+
+fn ip_net(text: &Spanned<String>, what: &str, source: &Source) -> Result<IpNet> {
+    let shown = text.get_ref();
+    let example = if what == "address" { "10.8.0.1/24 or fd08::1/64" } else { "10.8.0.2/32 or fd08::/64" };
+    shown.parse().map_err(|_| {
+        let text_ = format!("{what} `{shown}` is no address with a prefix length: write it like {example}");
+        source.error(text.span(), text_)
+    })
+}
+
+fn host_mask_v4(prefix: u8) -> u32 {
+    u32::MAX.checked_shr(prefix.into()).unwrap_or(0)
+}
+
+/// A Linux interface name (`dev_valid_name`, net/core/dev.c): 1 to 15 bytes, no slash, colon or space, not "." or "..".
+/// A `%` is refused too: the kernel would make a numbered name of it.
+pub fn is_interface_name(name: &str) -> bool {
+    let bad = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':' | '%');
+    (1..=15).contains(&name.len()) && name != "." && name != ".." && !name.contains(bad)
+}
+
+fn interface_name(name: &Spanned<String>, key: &str, source: &Source) -> Result<String> {
+    let shown = name.get_ref();
+    if is_interface_name(shown) {
+        return Ok(shown.clone());
+    }
+    let text = format!("{key} `{shown}` is no interface name: use 1 to 15 letters, digits, - or _");
+    Err(source.error(name.span(), text))
+}
+
+/// The number at `value`, when it is in `range`; `unit` explains it in the error.
+fn number<N: TryFrom<i64>>(
+    value: Option<&Spanned<i64>>,
+    key: &str,
+    range: RangeInclusive<i64>,
+    unit: impl Display,
+    source: &Source,
+) -> Result<Option<N>> {
+    let Some(value) = value else { return Ok(None) };
+    let number = *value.get_ref();
+    let (low, high) = (range.start(), range.end());
+    match N::try_from(number) {
+        Ok(fits) if range.contains(&number) => Ok(Some(fits)),
+        _ => Err(source.error(value.span(), format!("{key} = {number} is out of range: choose {low} to {high} {unit}"))),
+    }
+}
+
+fn beside(source: &Source, file: &Spanned<String>) -> PathBuf {
+    source.path.parent().unwrap_or("".as_ref()).join(file.get_ref())
+}
+
+fn key_file_place(source: &Source, file: &Spanned<String>, key: &str) -> String {
+    source.error(file.span(), key).to_string()
+}

@@ -1,0 +1,264 @@
+//! `veil show`: the snapshot a daemon answers with, and the client that asks for it.
+//!
+//! The event loop fills a [`Snapshot`]; the command line fetches and prints it. Invariant: the JSON here is the
+//! program-facing interface, so fields are added, never renamed; maps are sorted, so that two snapshots can be compared.
+
+mod render;
+
+pub use render::render;
+
+use super::socket::{RUN_DIR, Refusal, Request, default_path, probe};
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A daemon that answers nothing for this long is reported as hanging.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Tens of thousands of peers.
+const ANSWER_MAX: u64 = 64 << 20;
+
+/// Everything about a running tunnel, at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The TUN interface.
+    pub interface: String,
+    /// This end's public key, base64.
+    pub public_key: String,
+    /// Outer addresses and ports the sockets are bound to.
+    pub listen: Vec<String>,
+    /// The link in use: "udp".
+    pub link: String,
+    /// The threading mode in use: "single" or "pipeline".
+    pub threads: String,
+    /// Why that mode.
+    pub threads_reason: String,
+    /// Seconds since the start.
+    pub uptime_s: u64,
+    /// Largest inner packet, bytes.
+    pub mtu: u64,
+    /// In the order of the configuration.
+    pub peers: Vec<PeerSnapshot>,
+    /// Drops that belong to no peer, by name; names that never occurred may be left out.
+    pub drops: BTreeMap<String, u64>,
+    /// What else is counted, by name.
+    pub counters: BTreeMap<String, u64>,
+    /// The frame sets by name.
+    pub frames: BTreeMap<String, FrameSet>,
+    /// The sums that are equal at rest, by name.
+    pub conservation: BTreeMap<String, Balance>,
+}
+
+/// One peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerSnapshot {
+    /// As configured.
+    pub name: String,
+    /// Base64.
+    pub public_key: String,
+    /// Where its datagrams go now, if anywhere.
+    pub endpoint: Option<String>,
+    /// Networks behind it.
+    pub allowed_ips: Vec<String>,
+    /// Seconds since a handshake with it was finished; none yet is null.
+    pub last_handshake_s_ago: Option<u64>,
+    /// Outer bytes received from it.
+    pub rx_bytes: u64,
+    /// Outer bytes sent to it.
+    pub tx_bytes: u64,
+    /// Inner packets received from it.
+    pub rx_packets: u64,
+    /// Inner packets sent to it.
+    pub tx_packets: u64,
+    /// Drops that belong to it, by name.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// A frame set: at rest all its frames are home.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrameSet {
+    /// Frames in the set.
+    pub total: u64,
+    /// Of these, frames at home.
+    pub home: u64,
+}
+
+/// Two sums that are equal at rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Balance {
+    /// What came in.
+    pub left: u64,
+    /// What went out or was dropped.
+    pub right: u64,
+}
+
+/// Where to ask about interface `name`; without a name, about the only one that is running.
+pub fn locate(name: Option<&str>) -> Result<PathBuf> {
+    match name {
+        Some(name) if name.contains('/') => bail!("`{name}` is no interface name: for a socket's path use --control"),
+        Some(name) => Ok(default_path(name)),
+        None => the_only_one(Path::new(RUN_DIR)),
+    }
+}
+
+fn the_only_one(dir: &Path) -> Result<PathBuf> {
+    let sockets = running(dir).with_context(|| format!("cannot list {}: run as root", dir.display()))?;
+    match sockets.as_slice() {
+        [] => bail!("no tunnel is running here: start one with `veil run`, or name its socket with --control"),
+        [only] => Ok(only.clone()),
+        several => {
+            let names: Vec<_> = several.iter().map(|path| path.file_stem().unwrap_or_default().to_string_lossy()).collect();
+            bail!("several tunnels are running ({}): name one, for example `veil show {}`", names.join(", "), names[0])
+        }
+    }
+}
+
+/// The sockets in `dir` that somebody may answer on, sorted; what a crashed daemon left behind is not counted.
+fn running(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        let alive = || !probe(&path).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused);
+        if path.extension().is_some_and(|extension| extension == "sock") && alive() {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Asks the daemon behind the socket at `path`.
+pub fn fetch(path: &Path) -> Result<Snapshot> {
+    let shown = path.display();
+    let mut stream = UnixStream::connect(path).with_context(|| {
+        let nobody = format!("no tunnel answers at {shown}: is it running? start it with `veil run`");
+        match std::fs::symlink_metadata(path) {
+            Err(e) if e.kind() == ErrorKind::PermissionDenied => format!("may not look at {shown}: run as root (sudo)"),
+            Err(_) => nobody,
+            Ok(_) => match probe(path) {
+                Err(e) if e.kind() == ErrorKind::PermissionDenied => format!("may not ask at {shown}: run as root (sudo)"),
+                _ => nobody,
+            },
+        }
+    })?;
+    let talk = |stream: &mut UnixStream| -> std::io::Result<String> {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let mut request = serde_json::to_vec(&Request::Show)?;
+        request.push(b'\n');
+        stream.write_all(&request)?;
+        read_line(stream)
+    };
+    let line = match talk(&mut stream) {
+        Ok(line) => line,
+        Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            bail!("the tunnel at {shown} does not answer within {} s: it hangs, or is very busy", PATIENCE.as_secs())
+        }
+        Err(e) => return Err(e).with_context(|| format!("the tunnel at {shown} broke off: ask again")),
+    };
+    if line.is_empty() {
+        bail!("the tunnel at {shown} hung up: it is stopping, or too many are asking at once, ask again");
+    }
+    if let Ok(refusal) = serde_json::from_str::<Refusal>(&line) {
+        bail!("the tunnel at {shown} refused: {}", refusal.error);
+    }
+    serde_json::from_str(&line)
+        .with_context(|| format!("cannot understand the tunnel at {shown}: is it another version of veil? restart it"))
+}
+
+/// Everything up to the first newline or the end.
+fn read_line(stream: &mut UnixStream) -> std::io::Result<String> {
+    let mut line = String::new();
+    let mut reader = std::io::BufReader::new(stream.take(ANSWER_MAX));
+    std::io::BufRead::read_line(&mut reader, &mut line)?;
+    Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::socket::{ControlSocket, Outcome};
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    /// Answers one request at `path` with `answer`, in a thread of its own.
+    fn daemon(path: &Path, answer: impl Serialize + Send + 'static) -> std::thread::JoinHandle<()> {
+        let mut control = ControlSocket::bind(path).unwrap();
+        std::thread::spawn(move || {
+            let fd = loop {
+                match control.accept().pop() {
+                    Some(fd) => break fd,
+                    None => std::thread::yield_now(),
+                }
+            };
+            loop {
+                match control.ready(fd) {
+                    Outcome::Request(id, Request::Show) => control.answer(id, &answer),
+                    Outcome::Closed(_) => return,
+                    Outcome::Pending => std::thread::yield_now(),
+                }
+            }
+        })
+    }
+
+    #[test]
+    fn a_snapshot_arrives_as_it_was_sent() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("veil0.sock");
+        let sent = render::tests::example();
+        let daemon = daemon(&path, sent.clone());
+        assert_eq!(the_only_one(dir.path()).unwrap(), path);
+        assert!(fetch(&path).unwrap() == sent);
+        daemon.join().unwrap();
+    }
+
+    #[test]
+    fn the_json_is_what_programs_rely_on() {
+        let json = serde_json::to_value(render::tests::example()).unwrap();
+        let keys: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
+        let wanted = "conservation counters drops frames interface link listen mtu peers public_key threads threads_reason uptime_s";
+        assert_eq!(keys.join(" "), wanted);
+        let keys: Vec<_> = json["peers"][0].as_object().unwrap().keys().map(String::as_str).collect();
+        let wanted = "allowed_ips drops endpoint last_handshake_s_ago name public_key rx_bytes rx_packets tx_bytes tx_packets";
+        assert_eq!(keys.join(" "), wanted);
+        assert_eq!(json["frames"]["wide-link-rx"], serde_json::json!({"total": 64, "home": 61}));
+        assert_eq!(json["conservation"]["opened"], serde_json::json!({"left": 7, "right": 4}));
+        assert!(json["peers"][1]["endpoint"].is_null());
+    }
+
+    #[test]
+    fn a_refusal_is_shown_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("veil0.sock");
+        let daemon = daemon(&path, Refusal { error: "not now".into() });
+        let error = fetch(&path).unwrap_err().to_string();
+        assert_eq!(error, format!("the tunnel at {} refused: not now", path.display()));
+        daemon.join().unwrap();
+    }
+
+    #[test]
+    fn nobody_there_and_several_there_are_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = |path: Option<&Path>| match path {
+            Some(path) => fetch(path).unwrap_err().to_string(),
+            None => the_only_one(dir.path()).unwrap_err().to_string(),
+        };
+        let none = "no tunnel is running here: start one with `veil run`, or name its socket with --control";
+        assert_eq!(error(None), none);
+        let stale = dir.path().join("veil0.sock");
+        drop(UnixListener::bind(&stale).unwrap());
+        assert_eq!(error(None), none);
+        let nobody = format!("no tunnel answers at {}: is it running? start it with `veil run`", stale.display());
+        assert_eq!(error(Some(&stale)), nobody);
+        assert!(error(Some(&dir.path().join("veil9.sock"))).starts_with("no tunnel answers at "));
+        let _one = UnixListener::bind(dir.path().join("b.sock")).unwrap();
+        let _two = UnixListener::bind(dir.path().join("a.sock")).unwrap();
+        assert_eq!(error(None), "several tunnels are running (a, b): name one, for example `veil show a`");
+    }
+}

@@ -1,0 +1,287 @@
+//! A snapshot as people read it.
+//!
+//! Called by `veil show` on the client's side. Invariant: what is as it should be takes one quiet line or none; what is
+//! not stands out.
+
+use super::{PeerSnapshot, Snapshot};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+const BOLD: &str = "1";
+const DIM: &str = "2";
+const GREEN: &str = "32";
+const YELLOW: &str = "33";
+
+/// A session is renewed well before it is this old while it is used.
+const FRESH_S: u64 = 180;
+/// Width of the labels: "last handshake" and two spaces.
+const LABEL: usize = 16;
+
+/// The snapshot as text, ending in a newline; with ANSI colours when `colour`.
+pub fn render(snapshot: &Snapshot, colour: bool) -> String {
+    let mut page = Page { text: String::new(), colour };
+    page.title("interface", &snapshot.interface);
+    page.line("public key", &snapshot.public_key);
+    page.line("listening", &listed(&snapshot.listen));
+    page.line("link", &snapshot.link);
+    let threads = match snapshot.threads_reason.as_str() {
+        "" => snapshot.threads.clone(),
+        reason => format!("{} {}", snapshot.threads, page.paint(DIM, &format!("({reason})"))),
+    };
+    page.line("threads", &threads);
+    page.line("mtu", &snapshot.mtu.to_string());
+    page.line("running for", &duration(snapshot.uptime_s));
+    page.line("frames", &frames(snapshot));
+    page.drops(&snapshot.drops);
+    if snapshot.peers.is_empty() {
+        page.text.push_str("\nno peers: add a [[peer]] to the configuration and restart\n");
+    }
+    for peer in &snapshot.peers {
+        page.text.push('\n');
+        page.peer(peer);
+    }
+    page.counters(snapshot);
+    page.text
+}
+
+struct Page {
+    text: String,
+    colour: bool,
+}
+
+impl Page {
+    fn peer(&mut self, peer: &PeerSnapshot) {
+        self.title("peer", &peer.name);
+        self.line("public key", &peer.public_key);
+        let endpoint = match &peer.endpoint {
+            Some(endpoint) => endpoint.clone(),
+            None => self.paint(DIM, "not known yet: the peer has to speak first"),
+        };
+        self.line("endpoint", &endpoint);
+        self.line("allowed IPs", &listed(&peer.allowed_ips));
+        let handshake = match peer.last_handshake_s_ago {
+            Some(seconds) => {
+                let colour = if seconds <= FRESH_S { GREEN } else { YELLOW };
+                self.paint(colour, &format!("{} ago", duration(seconds)))
+            }
+            None => self.paint(YELLOW, "none yet"),
+        };
+        self.line("last handshake", &handshake);
+        self.line("received", &traffic(peer.rx_bytes, peer.rx_packets));
+        self.line("sent", &traffic(peer.tx_bytes, peer.tx_packets));
+        self.drops(&peer.drops);
+    }
+
+    fn drops(&mut self, drops: &BTreeMap<String, u64>) {
+        let mut found: Vec<_> = drops.iter().filter(|&(_, &n)| n > 0).collect();
+        if found.is_empty() {
+            return;
+        }
+        found.sort_by_key(|&(name, &n)| (std::cmp::Reverse(n), name));
+        let text: Vec<_> = found.iter().map(|(name, n)| format!("{} {name}", grouped(**n))).collect();
+        let text = self.paint(YELLOW, &text.join(", "));
+        self.line("dropped", &text);
+    }
+
+    fn counters(&mut self, snapshot: &Snapshot) {
+        let counted: Vec<_> = snapshot.counters.iter().filter(|&(_, &n)| n > 0).collect();
+        let open: Vec<_> = snapshot.conservation.iter().filter(|(_, sums)| sums.left != sums.right).collect();
+        if counted.is_empty() && open.is_empty() {
+            return;
+        }
+        let heading = self.paint(BOLD, "counters");
+        let _ = writeln!(self.text, "\n{heading}");
+        let width = counted.iter().map(|(name, _)| name.len()).max().unwrap_or(0).max(LABEL - 2) + 2;
+        for (name, n) in counted {
+            let _ = writeln!(self.text, "  {name:width$}{}", grouped(*n));
+        }
+        for (name, sums) in open {
+            let difference = sums.left.abs_diff(sums.right);
+            let sums = format!("{name}: {} = {}", grouped(sums.left), grouped(sums.right));
+            let note = format!("{sums} is off by {}: on its way, unless it stays so at rest", grouped(difference));
+            let note = self.paint(YELLOW, &note);
+            let _ = writeln!(self.text, "  {note}");
+        }
+    }
+
+    fn title(&mut self, kind: &str, name: &str) {
+        let name = self.paint(BOLD, &printable(name));
+        let _ = writeln!(self.text, "{kind} {name}");
+    }
+
+    fn line(&mut self, label: &str, value: &str) {
+        let label = self.paint(DIM, &format!("{label:LABEL$}"));
+        let _ = writeln!(self.text, "  {label}{value}");
+    }
+
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+fn frames(snapshot: &Snapshot) -> String {
+    let total: u64 = snapshot.frames.values().map(|set| set.total).sum();
+    let away: Vec<_> = snapshot
+        .frames
+        .iter()
+        .filter(|(_, set)| set.home != set.total)
+        .map(|(name, set)| format!("{} of {name}", grouped(set.total.saturating_sub(set.home))))
+        .collect();
+    match away.is_empty() {
+        true => format!("all {} at rest", grouped(total)),
+        false => format!("{}; in use: {}", grouped(total), away.join(", ")),
+    }
+}
+
+fn listed(items: &[String]) -> String {
+    if items.is_empty() { "none".to_owned() } else { items.join(", ") }
+}
+
+fn traffic(bytes: u64, packets: u64) -> String {
+    let packets = if packets == 1 { "1 packet".to_owned() } else { format!("{} packets", grouped(packets)) };
+    format!("{} in {packets}", size(bytes))
+}
+
+/// Control characters would let a name write over the screen.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// 1234567 as "1 234 567".
+fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() * 4 / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push(' ');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// Bytes in the largest binary unit that keeps a whole number before the point.
+fn size(bytes: u64) -> String {
+    let units = [("EiB", 60), ("PiB", 50), ("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    match units.iter().find(|(_, shift)| bytes >> shift > 0) {
+        Some((unit, shift)) => format!("{:.2} {unit}", bytes as f64 / (1u64 << shift) as f64),
+        None => format!("{bytes} B"),
+    }
+}
+
+/// The two largest units that are not zero.
+fn duration(seconds: u64) -> String {
+    let units = [("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)];
+    let mut rest = seconds;
+    let mut parts = Vec::new();
+    for (unit, length) in units {
+        let n = rest / length;
+        rest %= length;
+        if n > 0 {
+            parts.push(format!("{n} {unit}"));
+        } else if !parts.is_empty() {
+            break;
+        }
+        if parts.len() == 2 {
+            break;
+        }
+    }
+    if parts.is_empty() { "0 s".to_owned() } else { parts.join(" ") }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::super::{Balance, FrameSet};
+    use super::*;
+
+    pub fn example() -> Snapshot {
+        let map = |pairs: &[(&str, u64)]| pairs.iter().map(|&(k, n)| (k.to_owned(), n)).collect();
+        Snapshot {
+            interface: "veil0".into(),
+            public_key: "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=".into(),
+            listen: vec!["0.0.0.0:4433".into(), "[::]:4433".into()],
+            link: "udp".into(),
+            threads: "single".into(),
+            threads_reason: "2 cores".into(),
+            uptime_s: 11_530,
+            mtu: 1416,
+            peers: vec![
+                PeerSnapshot {
+                    name: "laptop".into(),
+                    public_key: "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=".into(),
+                    endpoint: Some("192.0.2.1:4433".into()),
+                    allowed_ips: vec!["10.8.0.2/32".into(), "fd08::2/128".into()],
+                    last_handshake_s_ago: Some(72),
+                    rx_bytes: 12_900_000,
+                    tx_bytes: 999,
+                    rx_packets: 1_234_567,
+                    tx_packets: 1,
+                    drops: map(&[("replayed", 3), ("bad-tag", 0), ("inner-source", 1000)]),
+                },
+                PeerSnapshot { name: "desk".into(), ..PeerSnapshot::default() },
+            ],
+            drops: map(&[("unknown-index", 2)]),
+            counters: map(&[("tun-reads", 5), ("gso-fallbacks", 0)]),
+            frames: [("wide-link-rx".to_owned(), FrameSet { total: 64, home: 61 })].into(),
+            conservation: [
+                ("opened".to_owned(), Balance { left: 7, right: 4 }),
+                ("sealed".to_owned(), Balance { left: 9, right: 9 }),
+            ]
+            .into(),
+        }
+    }
+
+    #[test]
+    fn a_person_reads_it_at_a_glance() {
+        let wanted = "\
+interface veil0
+  public key      hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=
+  listening       0.0.0.0:4433, [::]:4433
+  link            udp
+  threads         single (2 cores)
+  mtu             1416
+  running for     3 h 12 min
+  frames          64; in use: 3 of wide-link-rx
+  dropped         2 unknown-index
+
+peer laptop
+  public key      3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=
+  endpoint        192.0.2.1:4433
+  allowed IPs     10.8.0.2/32, fd08::2/128
+  last handshake  1 min 12 s ago
+  received        12.30 MiB in 1 234 567 packets
+  sent            999 B in 1 packet
+  dropped         1 000 inner-source, 3 replayed
+
+peer desk
+  public key      \n  endpoint        not known yet: the peer has to speak first
+  allowed IPs     none
+  last handshake  none yet
+  received        0 B in 0 packets
+  sent            0 B in 0 packets
+
+counters
+  tun-reads       5
+  opened: 7 = 4 is off by 3: on its way, unless it stays so at rest
+";
+        assert_eq!(render(&example(), false), wanted);
+    }
+
+    #[test]
+    fn colours_change_nothing_but_colours() {
+        let mut coloured = render(&example(), true);
+        assert!(coloured.contains("\x1b[32m1 min 12 s ago\x1b[0m"));
+        for code in [BOLD, DIM, GREEN, YELLOW, "0"] {
+            coloured = coloured.replace(&format!("\x1b[{code}m"), "");
+        }
+        assert_eq!(coloured, render(&example(), false));
+    }
+
+    #[test]
+    fn durations_and_sizes_are_short() {
+        let durations = [0, 59, 60, 3601, 86_400, 90_061].map(duration);
+        assert_eq!(durations, ["0 s", "59 s", "1 min", "1 h", "1 d", "1 d 1 h"]);
+        let sizes = [1023, 1024, 1 << 30, u64::MAX].map(size);
+        assert_eq!(sizes, ["1023 B", "1.00 KiB", "1.00 GiB", "16.00 EiB"]);
+    }
+}

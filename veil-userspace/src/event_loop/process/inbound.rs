@@ -1,0 +1,140 @@
+//! Inbound: every datagram of a run is opened in place, every mux frame checked, every accepted packet marked.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use veil_proto::mux::frame::{ACK, CONTROL, FRAGMENT, HEADER_LEN as MUX_HEADER, IP, PROBE};
+use veil_proto::mux::{Frames, Item, RawFrame};
+use veil_proto::session::HEADER_LEN;
+use veil_proto::tunnel::{Inbound, ToHandshakes};
+use veil_proto::{DropReason, Now, PeerId};
+
+use super::Process;
+use crate::frame::{Home, Inbox, InnerMark, Opened, Outbox, Sealed};
+
+impl Process {
+    /// Opens what waits in `from_link`, as far as `to_tun` has room. Frames with nothing for the host go to `home`;
+    /// handshake datagrams are copied to `to_handshakes`.
+    pub fn inbound(
+        &mut self,
+        from_link: &mut impl Inbox<Sealed>,
+        to_tun: &mut impl Outbox<Opened>,
+        to_handshakes: &mut impl Outbox<ToHandshakes>,
+        home: &mut impl Home,
+        now: Now,
+    ) {
+        while to_tun.room() > 0
+            && let Some(mut run) = from_link.pop()
+        {
+            let delivers = self.open_run(&mut run, to_handshakes, now);
+            let Sealed { frame, segment, tos, .. } = run;
+            if !delivers {
+                frame.home(home);
+            } else if let Err(opened) = to_tun.push(Opened { frame, segment, tos }) {
+                // Room was looked for above, so this is never reached; if it were, the frame would still go home.
+                opened.frame.home(home);
+            }
+        }
+    }
+
+    /// Opens each datagram of a run and enters its plaintext length in the frame's table. True if anything is for the host.
+    fn open_run(
+        &mut self,
+        run: &mut Sealed,
+        to_handshakes: &mut impl Outbox<ToHandshakes>,
+        now: Now,
+    ) -> bool {
+        let (path, tos, ranges) = (run.path, run.tos, run.ranges());
+        let (bytes, table) = run.frame.split_mut();
+        let mut delivers = false;
+        for range in ranges {
+            let Some(datagram) = bytes.get_mut(range) else { continue };
+            let mut len = 0;
+            match self.sessions.open(datagram, &path, now) {
+                Inbound::Data(opened) => {
+                    if let Some(plaintext) = datagram.get_mut(HEADER_LEN..HEADER_LEN + opened.len) {
+                        len = self.mark_frames(opened.peer, tos, plaintext, &mut delivers);
+                    }
+                }
+                Inbound::Handshake => {
+                    let message = ToHandshakes::Datagram { path, bytes: datagram.to_vec() };
+                    if to_handshakes.push(message).is_err() {
+                        self.counters.drops.count(DropReason::HandshakeQueueFull);
+                    }
+                }
+                Inbound::Dropped(_) => {}
+            }
+            if !table.push(len as u16) {
+                self.counters.frame_drops.count(DropReason::RunTooLong);
+            }
+        }
+        delivers
+    }
+
+    /// Checks every mux frame of a plaintext and puts a mark in the place of its header. Returns the length that the
+    /// marks cover; what lies behind it is padding or refused.
+    fn mark_frames(&mut self, peer: PeerId, tos: u8, plaintext: &mut [u8], delivers: &mut bool) -> usize {
+        let mut at = 0;
+        loop {
+            let mut frames = Frames::resume(plaintext, at);
+            let Some(item) = frames.next() else { return at };
+            let next = frames.position();
+            self.counters.frames.fetch_add(1, Relaxed);
+            let (offset, end, accepted) = match item {
+                Item::Frame(frame) => {
+                    let (offset, end) = (frame.offset, frame.payload.end);
+                    (offset, end, self.take_frame(peer, tos, frame, plaintext))
+                }
+                Item::Refused { reason, offset, len } => {
+                    self.drop_frame(peer, reason);
+                    if reason == DropReason::FrameTruncated {
+                        return at;
+                    }
+                    (offset, offset + len, None)
+                }
+            };
+            *delivers |= accepted.is_some();
+            let mark = InnerMark {
+                length: end.saturating_sub(offset + MUX_HEADER) as u16,
+                deliver: accepted.is_some(),
+                partial: accepted.unwrap_or(false),
+            };
+            if let Some(header) = plaintext.get_mut(offset..offset + MUX_HEADER) {
+                header.copy_from_slice(&mark.encode());
+            }
+            at = next;
+        }
+    }
+
+    /// One whole frame. `Some(partial)` if it is a packet for the host.
+    fn take_frame(&mut self, peer: PeerId, tos: u8, frame: RawFrame, plaintext: &mut [u8]) -> Option<bool> {
+        let counter = match frame.kind {
+            IP => {
+                let packet = plaintext.get_mut(frame.payload)?;
+                return match self.sessions.accept_ip(peer, frame.flags, packet, tos) {
+                    Ok(accepted) => {
+                        self.counters.ip.fetch_add(1, Relaxed);
+                        Some(accepted.partial)
+                    }
+                    Err(reason) => {
+                        self.drop_frame(peer, reason);
+                        None
+                    }
+                };
+            }
+            FRAGMENT => &self.counters.fragment,
+            CONTROL => &self.counters.control,
+            ACK => &self.counters.ack,
+            PROBE => &self.counters.probe,
+            _ => &self.counters.skipped,
+        };
+        counter.fetch_add(1, Relaxed);
+        None
+    }
+
+    fn drop_frame(&self, peer: PeerId, reason: DropReason) {
+        self.counters.frame_drops.count(reason);
+        if let Some(counters) = self.sessions.peer_counters(peer) {
+            counters.drops.count(reason);
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! The process stage: opens what came from the link, seals what came from the host. The only owner of sessions.
+//!
+//! Inbound, a run is opened in place and handed on with an [`InnerMark`](crate::frame::InnerMark) before each inner packet.
+//! Outbound, packets are gathered into runs, one open run per peer and batch, and sealed where they will be sent from.
+
+mod inbound;
+mod outbound;
+mod waiting;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use veil_proto::tunnel::{PeerEvent, Sessions, ToHandshakes, ToSessions};
+use veil_proto::{DropCounters, DropReason, Now};
+
+use crate::frame::{Outbox, Sealed, SetName, WideSet};
+use outbound::Runs;
+use waiting::Waiting;
+
+/// Frames to seal into: one for each peer that a batch may address, and those on their way out.
+const TRANSMIT_FRAMES: usize = 96;
+
+/// What the process stage counts; one writer, readable from any thread.
+#[derive(Debug, Default)]
+pub struct ProcessCounters {
+    /// Mux frames found in opened datagrams, and what they were.
+    pub frames: AtomicU64,
+    /// Inner packets accepted.
+    pub ip: AtomicU64,
+    /// Pieces of inner packets; not reassembled yet.
+    pub fragment: AtomicU64,
+    /// Control messages; not understood yet.
+    pub control: AtomicU64,
+    /// Acknowledgements of control messages.
+    pub ack: AtomicU64,
+    /// Path MTU probes.
+    pub probe: AtomicU64,
+    /// Frames of unknown kind.
+    pub skipped: AtomicU64,
+    /// Frames refused, by reason.
+    pub frame_drops: DropCounters,
+    /// Packets taken from the host.
+    pub tun_packets: AtomicU64,
+    /// Those sealed.
+    pub sealed: AtomicU64,
+    /// Those refused, by reason.
+    pub drops: DropCounters,
+    /// Those that wait for a handshake now.
+    pub waiting: AtomicU64,
+    /// Runs made of the sealed datagrams.
+    pub runs: AtomicU64,
+    /// Sealed datagrams that found no room in front of the link.
+    pub dropped_datagrams: AtomicU64,
+}
+
+/// The process stage.
+pub struct Process {
+    sessions: Sessions,
+    transmit: WideSet,
+    runs: Runs,
+    waiting: Waiting,
+    counters: Arc<ProcessCounters>,
+}
+
+impl Process {
+    /// A stage that owns `sessions`, for inner packets of at most `mtu` bytes.
+    pub fn new(sessions: Sessions, mtu: u16) -> Self {
+        Process {
+            sessions,
+            transmit: WideSet::new(SetName::LinkTransmit, TRANSMIT_FRAMES),
+            runs: Runs::new(mtu),
+            waiting: Waiting::default(),
+            counters: Default::default(),
+        }
+    }
+
+    /// Takes in what the handshakes say.
+    pub fn handle(&mut self, message: ToSessions) {
+        self.sessions.handle(message);
+    }
+
+    /// The next message for the handshakes.
+    pub fn next_message(&mut self) -> Option<ToHandshakes> {
+        self.sessions.next_message()
+    }
+
+    /// Does what is due.
+    pub fn on_timer(&mut self, now: Now) {
+        self.sessions.on_timer(now);
+    }
+
+    /// When [`on_timer`](Self::on_timer) must be called next.
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.sessions.next_deadline()
+    }
+
+    /// Sends what is owed after a batch: packets that waited for a session, and keepalives.
+    pub fn settle(&mut self, to_link: &mut impl Outbox<Sealed>, now: Now) {
+        while let Some(event) = self.sessions.next_event() {
+            match event {
+                PeerEvent::Usable(peer) => {
+                    for packet in self.waiting.take(peer) {
+                        self.seal_packet(peer, &packet.bytes, packet.flags, to_link, now);
+                    }
+                }
+                PeerEvent::GaveUp(peer) => {
+                    self.counters.drops.add(DropReason::NoSession, self.waiting.take(peer).count() as u64);
+                }
+            }
+        }
+        self.flush(to_link, now);
+        self.keepalives(to_link, now);
+        self.counters.waiting.store(self.waiting.len() as u64, Relaxed);
+    }
+
+    /// The frames sealed into; they come home here from the TX stage.
+    pub fn transmit_set(&mut self) -> &mut WideSet {
+        &mut self.transmit
+    }
+
+    /// The sessions, to look into.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// What is counted here.
+    pub fn counters(&self) -> &Arc<ProcessCounters> {
+        &self.counters
+    }
+}

@@ -1,0 +1,274 @@
+//! Outbound: packets from the host are gathered into runs and sealed in the frame they are sent from.
+//!
+//! One open run per (peer, path, outer ECN) while a batch lasts. Packets keep their order. A packet of at most half a
+//! datagram shares the open datagram if it fits, so sharing happens only between packets that already waited. All
+//! datagrams of a run are of one size: one slightly shorter is padded up, a shorter one ends the run, a longer one begins
+//! the next.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use veil_proto::mux::checksum::{finish, sender_partial};
+use veil_proto::mux::frame::{FLAG_PARTIAL, HEADER_LEN as MUX_HEADER, IP, write_header};
+use veil_proto::mux::inner::ecn_of;
+use veil_proto::session::{HEADER_LEN, MIN_DATAGRAM, TAG_LEN};
+use veil_proto::tunnel::{Outbound, Sessions};
+use veil_proto::{DropReason, Now, Path, PeerId};
+
+use super::Process;
+use crate::frame::{Home, Inbox, Inner, Outbox, Sealed, WideFrame};
+
+/// Datagrams in a run: what `UDP_SEGMENT` takes on every kernel that has it.
+const MAX_DATAGRAMS: usize = 64;
+/// Bytes in a run: the largest UDP payload over IPv4.
+const MAX_RUN: usize = 65_507;
+/// A datagram this much shorter than the run's is padded up rather than ending the run.
+const PAD_UP: usize = 64;
+
+/// The runs being filled, in the order of their first packet.
+pub struct Runs {
+    open: Vec<OpenRun>,
+    max_plaintext: usize,
+}
+
+impl Runs {
+    pub fn new(mtu: u16) -> Self {
+        Runs { open: Vec::with_capacity(64), max_plaintext: MUX_HEADER + usize::from(mtu) }
+    }
+}
+
+/// A run being filled. Its last datagram is still plaintext.
+struct OpenRun {
+    peer: PeerId,
+    path: Path,
+    tos: u8,
+    frame: WideFrame,
+    /// Size of the run's datagrams; 0 while the first is open.
+    segment: usize,
+    /// Where the open datagram begins.
+    start: usize,
+    /// Plaintext bytes in the open datagram, and the packets they are.
+    filled: usize,
+    packets: u64,
+    sealed_datagrams: usize,
+    /// A datagram shorter than the others has been sealed: nothing may follow.
+    ended: bool,
+}
+
+impl OpenRun {
+    fn new(peer: PeerId, path: Path, tos: u8, frame: WideFrame) -> Self {
+        OpenRun {
+            peer,
+            path,
+            tos,
+            frame,
+            segment: 0,
+            start: 0,
+            filled: 0,
+            packets: 0,
+            sealed_datagrams: 0,
+            ended: false,
+        }
+    }
+
+    /// Room for plaintext in the open datagram.
+    fn room(&self, max_plaintext: usize) -> usize {
+        let size = if self.segment == 0 { max_plaintext } else { self.segment - MIN_DATAGRAM };
+        size.saturating_sub(self.filled)
+    }
+
+    /// Whether another datagram of `plaintext` bytes may follow those sealed so far.
+    fn takes_another(&self, plaintext: usize) -> bool {
+        !self.ended
+            && self.sealed_datagrams < MAX_DATAGRAMS
+            && (self.segment == 0 || plaintext + MIN_DATAGRAM <= self.segment)
+            && self.start + plaintext.max(self.segment) + MIN_DATAGRAM <= MAX_RUN
+    }
+
+    /// Appends a frame to the open datagram; the caller has looked for room.
+    fn append(&mut self, packet: &[u8], flags: u8) {
+        let at = self.start + HEADER_LEN + self.filled;
+        if let Some(room) = self.frame.buffer_mut().get_mut(at..at + MUX_HEADER + packet.len())
+            && let Some((header, body)) = room.split_first_chunk_mut::<MUX_HEADER>()
+        {
+            write_header(header, IP, flags, packet.len() as u16);
+            body.copy_from_slice(packet);
+            self.filled += MUX_HEADER + packet.len();
+            self.packets += 1;
+        }
+    }
+
+    /// Seals the open datagram. Gives the packets back that could not be sealed because the session has no key any more.
+    fn seal(&mut self, sessions: &mut Sessions, now: Now) -> Result<u64, u64> {
+        let packets = std::mem::take(&mut self.packets);
+        let mut len = self.filled + MIN_DATAGRAM;
+        self.filled = 0;
+        let buffer = self.frame.buffer_mut();
+        if self.segment != 0 && len < self.segment {
+            if self.segment - len <= PAD_UP {
+                let end_of_plaintext = self.start + len - TAG_LEN;
+                buffer[end_of_plaintext..self.start + self.segment - TAG_LEN].fill(0);
+                len = self.segment;
+            } else {
+                self.ended = true;
+            }
+        }
+        let datagram = &mut buffer[self.start..self.start + len];
+        if sessions.seal(self.peer, datagram, now).is_err() {
+            self.ended = true;
+            return Err(packets);
+        }
+        if self.segment == 0 {
+            self.segment = len;
+        }
+        self.start += len;
+        self.sealed_datagrams += 1;
+        Ok(packets)
+    }
+}
+
+impl Process {
+    /// Seals what waits in `from_tun`, as far as frames and `to_link` have room, and flushes the runs.
+    pub fn outbound(
+        &mut self,
+        from_tun: &mut impl Inbox<Inner>,
+        home: &mut impl Home,
+        to_link: &mut impl Outbox<Sealed>,
+        now: Now,
+    ) {
+        while self.has_room(to_link)
+            && let Some(mut inner) = from_tun.pop()
+        {
+            self.counters.tun_packets.fetch_add(1, Relaxed);
+            if let Err(reason) = self.seal_inner(&mut inner, to_link, now) {
+                self.counters.drops.count(reason);
+            }
+            inner.frame.home(home);
+        }
+        self.settle(to_link, now);
+    }
+
+    /// Whether one more packet surely finds a frame and its run a place in the outbox.
+    fn has_room(&self, to_link: &impl Outbox<Sealed>) -> bool {
+        self.transmit.home_count() > 0 && to_link.room() > self.runs.open.len() + 1
+    }
+
+    fn seal_inner(
+        &mut self,
+        inner: &mut Inner,
+        to_link: &mut impl Outbox<Sealed>,
+        now: Now,
+    ) -> Result<(), DropReason> {
+        let header = inner.vnet_hdr;
+        let packet = inner.frame.bytes_mut();
+        let peer = self.sessions.route(packet)?;
+        if packet.len() + MUX_HEADER > self.runs.max_plaintext {
+            return Err(DropReason::TooBig);
+        }
+        let mut flags = 0;
+        if header.needs_csum() {
+            if sender_partial(packet, header.csum_start, header.csum_offset) {
+                flags = FLAG_PARTIAL;
+            } else if !finish(packet, header.csum_start, header.csum_offset) {
+                return Err(DropReason::InnerMalformed);
+            }
+        }
+        let packet = inner.frame.bytes();
+        match self.sessions.begin(peer, now) {
+            Outbound::Ready(_) => self.seal_packet(peer, packet, flags, to_link, now),
+            Outbound::Wait => {
+                if self.waiting.push(peer, packet, flags) {
+                    self.counters.drops.count(DropReason::NoSession);
+                }
+            }
+            Outbound::NoEndpoint => return Err(DropReason::NoEndpoint),
+        }
+        Ok(())
+    }
+
+    /// Puts one packet into the peer's open run; every packet that comes here is counted as sealed or dropped.
+    pub(super) fn seal_packet(
+        &mut self,
+        peer: PeerId,
+        packet: &[u8],
+        flags: u8,
+        to_link: &mut impl Outbox<Sealed>,
+        now: Now,
+    ) {
+        let Outbound::Ready(path) = self.sessions.begin(peer, now) else {
+            return self.counters.drops.count(DropReason::NoSession);
+        };
+        let (tos, plaintext) = (ecn_of(packet), packet.len() + MUX_HEADER);
+        let shares = plaintext <= self.runs.max_plaintext / 2;
+        if let Some(at) = self.runs.open.iter().position(|run| run.peer == peer) {
+            let run = &mut self.runs.open[at];
+            let same = run.path == path && run.tos == tos && !run.ended;
+            if same && shares && run.filled > 0 && run.room(self.runs.max_plaintext) >= plaintext {
+                return run.append(packet, flags);
+            }
+            // The open datagram is complete; the packet begins another, in this run if it fits there.
+            if run.filled > 0 {
+                Self::account(&self.counters, run.seal(&mut self.sessions, now));
+            }
+            if same && run.takes_another(plaintext) {
+                return run.append(packet, flags);
+            }
+            let run = self.runs.open.remove(at);
+            self.send_run(run, to_link);
+        }
+        let Some(frame) = self.transmit.take() else {
+            return self.counters.drops.count(DropReason::NoFrame);
+        };
+        let mut run = OpenRun::new(peer, path, tos, frame);
+        run.append(packet, flags);
+        self.runs.open.push(run);
+    }
+
+    fn account(counters: &super::ProcessCounters, sealed: Result<u64, u64>) {
+        match sealed {
+            Ok(packets) => _ = counters.sealed.fetch_add(packets, Relaxed),
+            Err(packets) => counters.drops.add(DropReason::NoSession, packets),
+        }
+    }
+
+    /// Seals the last datagram of every run and sends them all, in the order of their first packet.
+    pub(super) fn flush(&mut self, to_link: &mut impl Outbox<Sealed>, now: Now) {
+        let mut open = std::mem::take(&mut self.runs.open);
+        for mut run in open.drain(..) {
+            if run.filled > 0 {
+                Self::account(&self.counters, run.seal(&mut self.sessions, now));
+            }
+            self.send_run(run, to_link);
+        }
+        self.runs.open = open;
+    }
+
+    fn send_run(&mut self, run: OpenRun, to_link: &mut impl Outbox<Sealed>) {
+        let OpenRun { mut frame, path, tos, segment, start, sealed_datagrams, .. } = run;
+        if sealed_datagrams == 0 {
+            return self.transmit.give(frame);
+        }
+        frame.set_len(start);
+        self.counters.runs.fetch_add(1, Relaxed);
+        let sealed = Sealed { frame: frame.into(), segment: segment as u16, tos, path };
+        if let Err(refused) = to_link.push(sealed) {
+            self.counters.dropped_datagrams.fetch_add(refused.datagrams() as u64, Relaxed);
+            refused.frame.home(&mut self.transmit);
+        }
+    }
+
+    /// A keepalive to each peer that is owed a datagram and got none.
+    pub(super) fn keepalives(&mut self, to_link: &mut impl Outbox<Sealed>, now: Now) {
+        while self.has_room(to_link)
+            && let Some(peer) = self.sessions.next_flagged()
+        {
+            let Outbound::Ready(path) = self.sessions.begin(peer, now) else { continue };
+            let Some(frame) = self.transmit.take() else { return };
+            let mut run = OpenRun::new(peer, path, 0, frame);
+            if run.seal(&mut self.sessions, now).is_ok() {
+                self.send_run(run, to_link);
+            } else {
+                self.transmit.give(run.frame);
+            }
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! A link in memory: two pairs of ends joined by two bounded queues. For tests, simulation and benchmarks.
+//!
+//! What one side sends, the other receives: the same bytes, in the same runs, from the sender's address. A full queue
+//! blocks the sender as a full socket buffer would. Each end has a descriptor that epoll can wait for, so that every
+//! threading mode can be run over it.
+//!
+//! The invariant is that of every link: what is handed in is sent or counted.
+
+use super::{Fds, LinkCounters, LinkRx, LinkTx, Received, SendResult};
+use crate::frame::{Frame, Home, Inbox, Outbox, Sealed, WideSet, datagram_count};
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use veil_proto::{DropReason, Path};
+
+/// Both ends of one side.
+pub struct MemLink {
+    pub rx: MemRx,
+    pub tx: MemTx,
+}
+
+/// Two links joined to each other, at addresses `a` and `b`, each direction holding at most `limit` runs.
+///
+/// # Errors
+/// Only when the process has no descriptors left.
+pub fn pair(a: SocketAddr, b: SocketAddr, limit: usize) -> io::Result<(MemLink, MemLink)> {
+    let (to_b, to_a) = (Wire::new(limit)?, Wire::new(limit)?);
+    let side = |address, inward: &Arc<Wire>, outward: &Arc<Wire>| {
+        let counters = Arc::new(LinkCounters::default());
+        MemLink {
+            rx: MemRx { wire: inward.clone(), counters: counters.clone() },
+            tx: MemTx { address, wire: outward.clone(), held: None, counters },
+        }
+    };
+    Ok((side(a, &to_a, &to_b), side(b, &to_b, &to_a)))
+}
+
+/// One direction.
+struct Wire {
+    queue: Mutex<Queue>,
+    limit: usize,
+    filled: Bell,
+    room: Gate,
+}
+
+struct Queue {
+    runs: VecDeque<Run>,
+    /// Whether a sender met a full queue since the last pop.
+    blocked: bool,
+}
+
+struct Run {
+    bytes: Vec<u8>,
+    segment: u16,
+    tos: u8,
+    path: Path,
+}
+
+impl Wire {
+    fn new(limit: usize) -> io::Result<Arc<Self>> {
+        let queue = Mutex::new(Queue { runs: VecDeque::with_capacity(limit), blocked: false });
+        Ok(Arc::new(Wire { queue, limit, filled: Bell::new()?, room: Gate::new()? }))
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `false`: full, and the gate is shut until something is popped.
+    fn push(&self, run: Run) -> bool {
+        let mut queue = self.queue();
+        if queue.runs.len() >= self.limit {
+            if !queue.blocked {
+                self.room.shut();
+            }
+            queue.blocked = true;
+            return false;
+        }
+        queue.runs.push_back(run);
+        if queue.runs.len() == 1 {
+            self.filled.ring();
+        }
+        true
+    }
+
+    fn pop(&self) -> Option<Run> {
+        let mut queue = self.queue();
+        let run = queue.runs.pop_front()?;
+        if queue.runs.is_empty() {
+            self.filled.silence();
+        }
+        if std::mem::take(&mut queue.blocked) {
+            self.room.open();
+        }
+        Some(run)
+    }
+}
+
+/// A descriptor that is readable after `ring` and until `silence`.
+pub(crate) struct Bell {
+    pull: UnixStream,
+    listen: UnixStream,
+}
+
+impl Bell {
+    pub(crate) fn new() -> io::Result<Self> {
+        let (pull, listen) = nonblocking_pair()?;
+        Ok(Bell { pull, listen })
+    }
+
+    pub(crate) fn ring(&self) {
+        // A full pipe is a bell that already rings.
+        let _ = (&self.pull).write(&[1]);
+    }
+
+    pub(crate) fn silence(&self) {
+        empty(&self.listen);
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.listen.as_fd()
+    }
+}
+
+/// A descriptor that is writable except between `shut` and `open`.
+struct Gate {
+    front: UnixStream,
+    back: UnixStream,
+}
+
+impl Gate {
+    fn new() -> io::Result<Self> {
+        let (front, back) = nonblocking_pair()?;
+        Ok(Gate { front, back })
+    }
+
+    fn shut(&self) {
+        while (&self.front).write(&[0; 4096]).is_ok() {}
+    }
+
+    fn open(&self) {
+        empty(&self.back);
+    }
+}
+
+fn nonblocking_pair() -> io::Result<(UnixStream, UnixStream)> {
+    let (a, b) = UnixStream::pair()?;
+    a.set_nonblocking(true)?;
+    b.set_nonblocking(true)?;
+    Ok((a, b))
+}
+
+fn empty(mut stream: &UnixStream) {
+    let mut waste = [0; 4096];
+    while matches!(stream.read(&mut waste), Ok(n) if n > 0) {}
+}
+
+/// The receiving end of a link in memory.
+pub struct MemRx {
+    wire: Arc<Wire>,
+    counters: Arc<LinkCounters>,
+}
+
+impl LinkRx for MemRx {
+    fn receive(
+        &mut self,
+        set: &mut WideSet,
+        out: &mut impl Outbox<Sealed>,
+        budget: usize,
+    ) -> io::Result<Received> {
+        let mut got = Received::default();
+        let limit = budget.min(out.room());
+        while got.runs < limit {
+            let Some(mut frame) = set.take() else { break };
+            let Some(run) = self.wire.pop() else {
+                set.give(frame);
+                return Ok(got);
+            };
+            let datagrams = datagram_count(run.bytes.len(), run.segment);
+            self.counters.receive_calls.fetch_add(1, Relaxed);
+            self.counters.received(datagrams, run.bytes.len());
+            frame.buffer_mut()[..run.bytes.len()].copy_from_slice(&run.bytes);
+            frame.set_len(run.bytes.len());
+            let item =
+                Sealed { frame: Frame::Wide(frame), segment: run.segment, tos: run.tos, path: run.path };
+            if let Err(item) = out.push(item) {
+                self.counters.receive_drops.add(DropReason::NoFrame, datagrams as u64);
+                item.frame.home(set);
+                break;
+            }
+            got.runs += 1;
+            got.datagrams += datagrams;
+        }
+        got.more = true;
+        Ok(got)
+    }
+
+    fn fds(&self) -> Fds<'_> {
+        [Some(self.wire.filled.fd()), None]
+    }
+
+    fn counters(&self) -> &LinkCounters {
+        &self.counters
+    }
+}
+
+/// The sending end of a link in memory.
+pub struct MemTx {
+    address: SocketAddr,
+    wire: Arc<Wire>,
+    held: Option<Sealed>,
+    counters: Arc<LinkCounters>,
+}
+
+impl MemTx {
+    fn push(&self, path: &Path, bytes: &[u8], segment: u16, tos: u8) -> bool {
+        let from = Path::to(self.address).from_local(path.remote().ip());
+        let taken = self.wire.push(Run { bytes: bytes.to_vec(), segment, tos, path: from });
+        if taken {
+            self.counters.send_calls.fetch_add(1, Relaxed);
+            self.counters.sent(datagram_count(bytes.len(), segment), bytes.len());
+        }
+        taken
+    }
+}
+
+impl LinkTx for MemTx {
+    fn send(&mut self, runs: &mut impl Inbox<Sealed>, home: &mut impl Home) -> SendResult {
+        while let Some(run) = self.held.take().or_else(|| runs.pop()) {
+            if !self.push(&run.path, run.frame.bytes(), run.segment, run.tos) {
+                self.counters.blocked.fetch_add(1, Relaxed);
+                self.held = Some(run);
+                return SendResult::Blocked;
+            }
+            run.frame.home(home);
+        }
+        SendResult::Drained
+    }
+
+    fn send_datagram(&mut self, path: &Path, bytes: &[u8], tos: u8) -> io::Result<()> {
+        if !self.push(path, bytes, bytes.len().min(usize::from(u16::MAX)) as u16, tos) {
+            self.counters.send_drops.count(DropReason::LinkSend);
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(())
+    }
+
+    fn blocked_on(&self) -> Option<BorrowedFd<'_>> {
+        self.held.is_some().then(|| self.wire.room.front.as_fd())
+    }
+
+    fn holds_runs(&self) -> bool {
+        self.held.is_some()
+    }
+
+    fn abandon(&mut self, home: &mut impl Home) {
+        if let Some(run) = self.held.take() {
+            self.counters.send_drops.add(DropReason::LinkSend, run.datagrams() as u64);
+            run.frame.home(home);
+        }
+    }
+
+    fn counters(&self) -> &LinkCounters {
+        &self.counters
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{Bounded, SetName};
+
+    fn sides(limit: usize) -> (MemLink, MemLink) {
+        pair("192.0.2.1:1".parse().unwrap(), "192.0.2.2:2".parse().unwrap(), limit).unwrap()
+    }
+
+    fn run(set: &mut WideSet, bytes: &[u8], segment: u16) -> Sealed {
+        let mut frame = set.take().unwrap();
+        frame.buffer_mut()[..bytes.len()].copy_from_slice(bytes);
+        frame.set_len(bytes.len());
+        let path = Path::to("192.0.2.2:2".parse().unwrap());
+        Sealed { frame: frame.into(), segment, tos: 3, path }
+    }
+
+    #[test]
+    fn a_run_arrives_as_it_was_sent_and_every_set_is_whole_again() {
+        let (mut a, mut b) = sides(8);
+        let (mut send, mut receive) =
+            (WideSet::new(SetName::LinkTransmit, 2), WideSet::new(SetName::LinkReceive, 2));
+        let (mut queue, mut out) = (Bounded::new(4), Bounded::new(4));
+        queue.push(run(&mut send, b"aaabbbc", 3)).unwrap();
+        assert_eq!(a.tx.send(&mut queue, &mut send), SendResult::Drained);
+        assert!(send.is_whole());
+
+        let got = b.rx.receive(&mut receive, &mut out, 9).unwrap();
+        assert_eq!(got, Received { runs: 1, datagrams: 3, more: false });
+        let item = out.pop().unwrap();
+        assert_eq!((item.frame.bytes(), item.segment, item.tos), (&b"aaabbbc"[..], 3, 3));
+        assert_eq!(item.path.remote(), "192.0.2.1:1".parse().unwrap());
+        assert_eq!(item.path.local(), Some("192.0.2.2".parse().unwrap()));
+        item.frame.home(&mut receive);
+        assert!(receive.is_whole());
+        assert_eq!(a.tx.counters().datagrams_sent.load(Relaxed), 3);
+        assert_eq!(b.rx.counters().bytes_received.load(Relaxed), 7);
+    }
+
+    #[test]
+    fn a_full_queue_keeps_the_run_and_sends_it_first_afterwards() {
+        let (mut a, mut b) = sides(1);
+        let (mut send, mut receive) =
+            (WideSet::new(SetName::LinkTransmit, 3), WideSet::new(SetName::LinkReceive, 3));
+        let (mut queue, mut out) = (Bounded::new(4), Bounded::new(4));
+        for text in [&b"one"[..], b"two", b"three"] {
+            queue.push(run(&mut send, text, 8)).unwrap();
+        }
+        assert_eq!(a.tx.send(&mut queue, &mut send), SendResult::Blocked);
+        assert!(a.tx.blocked_on().is_some());
+        let mut heard = Vec::new();
+        for _ in 0..3 {
+            b.rx.receive(&mut receive, &mut out, 9).unwrap();
+            while let Some(item) = out.pop() {
+                heard.push(item.frame.bytes().to_vec());
+                item.frame.home(&mut receive);
+            }
+            a.tx.send(&mut queue, &mut send);
+        }
+        assert_eq!(heard, [&b"one"[..], b"two", b"three"]);
+        assert!(send.is_whole() && receive.is_whole());
+    }
+
+    #[test]
+    fn what_is_abandoned_is_counted() {
+        let (mut a, _b) = sides(0);
+        let mut send = WideSet::new(SetName::LinkTransmit, 1);
+        let mut queue = Bounded::new(1);
+        queue.push(run(&mut send, b"aabb", 2)).unwrap();
+        assert_eq!(a.tx.send(&mut queue, &mut send), SendResult::Blocked);
+        a.tx.abandon(&mut send);
+        assert!(send.is_whole() && !a.tx.holds_runs());
+        assert_eq!(a.tx.counters().send_drops.of(DropReason::LinkSend), 2);
+    }
+}

@@ -1,0 +1,331 @@
+//! The host's interfaces, addresses and routes, by rtnetlink (rtnetlink(7)): one request, one answer, nothing in between.
+//!
+//! Called once at start, to give the TUN its addresses, MTU and routes; they go with the TUN when it is closed. Invariant:
+//! nothing that belongs to another interface is changed, and an error says what was attempted, on which interface, what
+//! the kernel answered and the cure.
+
+use anyhow::{Context, Result, anyhow};
+use netlink_packet_core::{
+    ErrorMessage, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload,
+};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use veil_proto::allowed_ips::IpNet;
+
+/// A connection to the kernel's routing tables, in the network namespace it was opened in.
+pub struct Netlink {
+    socket: Socket,
+    sequence: u32,
+    /// The main table as last read: who has which destination. Empty until the first route is added.
+    routes: Option<HashMap<(IpAddr, u8), Vec<u32>>>,
+}
+
+impl Netlink {
+    /// Opens a connection; needs no privilege.
+    pub fn open() -> Result<Self> {
+        let open = || -> io::Result<Socket> {
+            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            socket.bind_auto()?;
+            socket.connect(&SocketAddr::new(0, 0))?;
+            // The kernel's own words with an error, without our request repeated (Linux 4.12+); nice to have.
+            let _ = socket.set_ext_ack(true).and_then(|()| socket.set_cap_ack(true));
+            Ok(socket)
+        };
+        let socket = open().context("cannot open a netlink socket")?;
+        Ok(Netlink { socket, sequence: 0, routes: None })
+    }
+
+    /// The index of the interface called `name`.
+    pub fn link_index(&mut self, name: &str) -> Result<u32> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        let answers = self
+            .ask(RouteNetlinkMessage::GetLink(message), 0)
+            .map_err(|e| e.told(&format!("cannot find the interface {name}"), "see `ip link` for those there are"))?;
+        let index = answers.iter().find_map(|answer| match answer {
+            RouteNetlinkMessage::NewLink(link) => Some(link.header.index),
+            _ => None,
+        });
+        index.with_context(|| format!("cannot find the interface {name}: the kernel gave no answer"))
+    }
+
+    /// Sets the interface's MTU and switches it on.
+    pub fn set_link_up_mtu(&mut self, index: u32, mtu: u32) -> Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        message.attributes.push(LinkAttribute::Mtu(mtu));
+        let result = self.ask(RouteNetlinkMessage::SetLink(message), NLM_F_ACK);
+        result.map(drop).map_err(|e| {
+            let what = format!("cannot set the MTU of {} to {mtu} and switch it on", self.name(index));
+            e.told(&what, "choose another mtu")
+        })
+    }
+
+    /// Gives the interface an address; with it comes the kernel's route to the address's network.
+    pub fn add_address(&mut self, index: u32, net: IpNet) -> Result<()> {
+        let mut message = AddressMessage::default();
+        message.header.family = family(net.addr);
+        message.header.prefix_len = net.prefix;
+        message.header.index = index;
+        message.attributes.push(AddressAttribute::Local(net.addr));
+        message.attributes.push(AddressAttribute::Address(net.addr));
+        if net.addr.is_ipv6() {
+            // Nobody else is on a TUN, and an address under duplicate detection cannot be bound yet.
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        }
+        self.routes = None;
+        let result = self.ask(RouteNetlinkMessage::NewAddress(message), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL);
+        result.map(drop).map_err(|e| {
+            let what = format!("cannot give {} the address {net}", self.name(index));
+            let cure = match e.errno() {
+                libc::EEXIST => "it has it already, remove it there",
+                libc::EACCES | libc::EOPNOTSUPP | libc::EAFNOSUPPORT if net.addr.is_ipv6() => {
+                    "IPv6 is switched off on this machine: run `sysctl -w net.ipv6.conf.all.disable_ipv6=0`, or leave out \
+                     the IPv6 addresses"
+                }
+                _ => "correct it in the configuration",
+            };
+            e.told(&what, cure)
+        })
+    }
+
+    /// Sends a destination into the interface (main table, scope link). Already there is fine; a route of another
+    /// interface to exactly this destination is an error, whatever its metric.
+    pub fn add_route(&mut self, index: u32, net: IpNet) -> Result<()> {
+        let destination = (net.network().addr, net.prefix);
+        let owners = self.owners(destination)?;
+        if owners.contains(&index) {
+            return Ok(());
+        }
+        if let Some(&other) = owners.first() {
+            return Err(self.taken(index, net, other));
+        }
+        let mut message = RouteMessage::default();
+        message.header = RouteHeader {
+            address_family: family(net.addr),
+            destination_prefix_length: net.prefix,
+            table: RouteHeader::RT_TABLE_MAIN,
+            protocol: RouteProtocol::Boot,
+            scope: RouteScope::Link,
+            kind: RouteType::Unicast,
+            ..RouteHeader::default()
+        };
+        if net.prefix > 0 {
+            message.attributes.push(RouteAttribute::Destination(destination.0.into()));
+        }
+        message.attributes.push(RouteAttribute::Oif(index));
+        match self.ask(RouteNetlinkMessage::NewRoute(message), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL) {
+            Ok(_) => {
+                self.routes.get_or_insert_default().entry(destination).or_default().push(index);
+                Ok(())
+            }
+            Err(e) if e.errno() == libc::EEXIST => {
+                // Somebody was quicker than our copy of the table.
+                self.routes = None;
+                match self.owners(destination)?.as_slice() {
+                    owners if owners.contains(&index) => Ok(()),
+                    [other, ..] => Err(self.taken(index, net, *other)),
+                    [] => Err(e.told(&format!("cannot route {net} into {}", self.name(index)), "see `ip route`")),
+                }
+            }
+            Err(e) => {
+                let what = format!("cannot route {net} into {}", self.name(index));
+                Err(e.told(&what, "correct this allowed IP in the configuration"))
+            }
+        }
+    }
+
+    fn taken(&mut self, index: u32, net: IpNet, other: u32) -> anyhow::Error {
+        let (name, other) = (self.name(index), self.name(other));
+        anyhow!(
+            "cannot route {net} into {name}: {other} has a route to it already: remove that one \
+             (`ip route del {net} dev {other}`) or narrow this allowed IP"
+        )
+    }
+
+    /// The interfaces that the main table routes exactly this destination to.
+    fn owners(&mut self, destination: (IpAddr, u8)) -> Result<Vec<u32>> {
+        if self.routes.is_none() {
+            let mut routes = HashMap::new();
+            for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+                self.read_routes(family, &mut routes)?;
+            }
+            self.routes = Some(routes);
+        }
+        Ok(self.routes.as_ref().and_then(|routes| routes.get(&destination)).cloned().unwrap_or_default())
+    }
+
+    fn read_routes(&mut self, family: AddressFamily, routes: &mut HashMap<(IpAddr, u8), Vec<u32>>) -> Result<()> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family;
+        let answers = match self.ask(RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP) {
+            Ok(answers) => answers,
+            // A kernel without IPv6 has no such table.
+            Err(e) if matches!(e.errno(), libc::EOPNOTSUPP | libc::EAFNOSUPPORT) => return Ok(()),
+            Err(e) => return Err(e.told("cannot read the routing table", "see `ip route`")),
+        };
+        for answer in answers {
+            let RouteNetlinkMessage::NewRoute(route) = answer else { continue };
+            if let Some((destination, index)) = main_route(&route) {
+                routes.entry(destination).or_default().push(index);
+            }
+        }
+        Ok(())
+    }
+
+    /// An interface's name for errors, or its number.
+    fn name(&mut self, index: u32) -> String {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let answers = self.ask(RouteNetlinkMessage::GetLink(message), 0).unwrap_or_default();
+        let attributes = answers.iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewLink(link) => Some(&link.attributes),
+            _ => None,
+        });
+        let name = attributes.flatten().find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name.clone()),
+            _ => None,
+        });
+        name.unwrap_or_else(|| format!("interface {index}"))
+    }
+
+    /// Sends one request and collects its answers: one message, an acknowledgement, or a whole dump.
+    fn ask(&mut self, request: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>, Refused> {
+        self.sequence += 1;
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        header.sequence_number = self.sequence;
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        retried(|| self.socket.send(&bytes, 0))?;
+
+        let mut answers = Vec::new();
+        loop {
+            let (datagram, _) = retried(|| self.socket.recv_from_full())?;
+            let mut rest = datagram.as_slice();
+            while !rest.is_empty() {
+                let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
+                // Each message starts at a multiple of four (NLMSG_ALIGN).
+                let length = (answer.header.length as usize).next_multiple_of(4).clamp(4, rest.len().max(4));
+                rest = rest.get(length..).unwrap_or_default();
+                if answer.header.sequence_number != self.sequence {
+                    continue;
+                }
+                match answer.payload {
+                    NetlinkPayload::Error(error) if error.code.is_some() => return Err(Refused::new(&error)),
+                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(answers),
+                    NetlinkPayload::InnerMessage(inner) => answers.push(inner),
+                    _ => {}
+                }
+            }
+            if flags & (NLM_F_ACK | NLM_F_DUMP) == 0 && !answers.is_empty() {
+                return Ok(answers);
+            }
+        }
+    }
+}
+
+/// The kernel's refusal: an error number, and its own words where it has some.
+#[derive(Debug)]
+struct Refused {
+    error: io::Error,
+    words: Option<String>,
+}
+
+/// Type of the attribute that carries the kernel's words (linux/netlink.h, NLMSGERR_ATTR_MSG).
+const ATTR_MSG: u16 = 1;
+
+impl Refused {
+    fn new(message: &ErrorMessage) -> Self {
+        // The request's header (16 bytes, capped), then attributes: length 2, type 2, value, padded to four.
+        let mut rest = message.header.get(16..).unwrap_or_default();
+        let mut words = None;
+        while let [l0, l1, t0, t1, tail @ ..] = rest {
+            let length = usize::from(u16::from_ne_bytes([*l0, *l1]));
+            let Some(value) = length.checked_sub(4).and_then(|len| tail.get(..len)) else { break };
+            if u16::from_ne_bytes([*t0, *t1]) == ATTR_MSG {
+                words = Some(String::from_utf8_lossy(value).trim_end_matches(['\0', '.']).to_owned());
+            }
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+        Refused { error: message.to_io(), words }
+    }
+
+    fn errno(&self) -> i32 {
+        self.error.raw_os_error().unwrap_or(0)
+    }
+
+    /// "what: what the kernel said: cure".
+    fn told(&self, what: &str, cure: &str) -> anyhow::Error {
+        let cure = match self.errno() {
+            libc::EPERM => "needs CAP_NET_ADMIN, run as root (sudo)",
+            libc::ENODEV if !what.starts_with("cannot find") => "the interface is gone, start again",
+            _ => cure,
+        };
+        match &self.words {
+            Some(words) => anyhow!("{what}: {} ({words}): {cure}", self.error),
+            None => anyhow!("{what}: {}: {cure}", self.error),
+        }
+    }
+}
+
+impl From<io::Error> for Refused {
+    fn from(error: io::Error) -> Self {
+        Refused { error, words: None }
+    }
+}
+
+/// Destination and interface of a unicast route in the main table.
+fn main_route(route: &RouteMessage) -> Option<((IpAddr, u8), u32)> {
+    let header = &route.header;
+    let table = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    if table.unwrap_or(header.table.into()) != u32::from(RouteHeader::RT_TABLE_MAIN) || header.kind != RouteType::Unicast {
+        return None;
+    }
+    let mut destination = match header.address_family {
+        AddressFamily::Inet => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+        _ => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+    };
+    let mut index = None;
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(ip)) => destination = (*ip).into(),
+            RouteAttribute::Destination(RouteAddress::Inet6(ip)) => destination = (*ip).into(),
+            RouteAttribute::Oif(oif) => index = Some(*oif),
+            RouteAttribute::MultiPath(hops) => index = hops.first().map(|hop| hop.interface_index),
+            _ => {}
+        }
+    }
+    Some(((destination, header.destination_prefix_length), index?))
+}
+
+fn family(ip: IpAddr) -> AddressFamily {
+    if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+/// Again when a signal came in between.
+fn retried<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! A TUN in memory: the tunnel's two ends, and the host's side as a handle. For tests, simulation and benchmarks.
+//!
+//! What the host sends is read by the tunnel, one packet per frame; what the tunnel writes, the host receives, with the
+//! header it was written with. The walk over marks is the real device's (`deliver`), so that tests see what a kernel
+//! would.
+
+use super::{TunCounters, TunRead, TunReceived, TunWrite, VnetHdr, deliver};
+use crate::frame::{Frame, Home, Inbox, Inner, Opened, Outbox, WideSet};
+use crate::link::mem::Bell;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use veil_proto::DropReason;
+
+type Packet = (VnetHdr, Vec<u8>);
+
+/// What the three handles share.
+struct Shared {
+    to_tunnel: Mutex<VecDeque<Packet>>,
+    to_host: Mutex<VecDeque<Packet>>,
+    limit: usize,
+    bell: Bell,
+    counters: TunCounters,
+}
+
+/// A TUN in memory that holds at most `limit` packets in each direction.
+///
+/// # Errors
+/// Only when the process has no descriptors left.
+pub fn tun(limit: usize) -> io::Result<(MemTunRx, MemTunTx, MemHost)> {
+    let shared = Arc::new(Shared {
+        to_tunnel: Mutex::default(),
+        to_host: Mutex::default(),
+        limit,
+        bell: Bell::new()?,
+        counters: TunCounters::default(),
+    });
+    Ok((MemTunRx(shared.clone()), MemTunTx(shared.clone()), MemHost(shared)))
+}
+
+fn lock(queue: &Mutex<VecDeque<Packet>>) -> MutexGuard<'_, VecDeque<Packet>> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The host's side.
+#[derive(Clone)]
+pub struct MemHost(Arc<Shared>);
+
+impl MemHost {
+    /// Sends a finished packet into the tunnel; `false` when the TUN's queue is full, as a host drops then.
+    pub fn send(&self, packet: &[u8]) -> bool {
+        self.send_with(VnetHdr::NONE, packet)
+    }
+
+    /// Sends a packet, or a super-packet, with the work `header` says is left undone.
+    pub fn send_with(&self, header: VnetHdr, packet: &[u8]) -> bool {
+        let mut queue = lock(&self.0.to_tunnel);
+        if queue.len() >= self.0.limit {
+            return false;
+        }
+        queue.push_back((header, packet.to_vec()));
+        if queue.len() == 1 {
+            self.0.bell.ring();
+        }
+        true
+    }
+
+    /// The oldest packet that the tunnel wrote.
+    pub fn receive(&self) -> Option<Packet> {
+        lock(&self.0.to_host).pop_front()
+    }
+}
+
+/// The reading end of a TUN in memory.
+pub struct MemTunRx(Arc<Shared>);
+
+impl TunRead for MemTunRx {
+    fn receive(
+        &mut self,
+        set: &mut WideSet,
+        out: &mut impl Outbox<Inner>,
+        budget: usize,
+    ) -> io::Result<TunReceived> {
+        let mut got = TunReceived::default();
+        let limit = budget.min(out.room());
+        while got.packets < limit {
+            let Some(mut frame) = set.take() else { break };
+            let Some((vnet_hdr, packet)) = self.pop() else {
+                set.give(frame);
+                return Ok(got);
+            };
+            self.0.counters.read(packet.len());
+            if packet.is_empty() || packet.len() > frame.capacity() {
+                self.0.counters.read_drops.count(DropReason::NotIp);
+                set.give(frame);
+                continue;
+            }
+            frame.buffer_mut()[..packet.len()].copy_from_slice(&packet);
+            frame.set_len(packet.len());
+            if let Err(item) = out.push(Inner { frame: Frame::Wide(frame), vnet_hdr }) {
+                self.0.counters.read_drops.count(DropReason::NoFrame);
+                item.frame.home(set);
+                break;
+            }
+            got.packets += 1;
+            got.bytes += packet.len();
+        }
+        got.more = true;
+        Ok(got)
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.0.bell.fd()
+    }
+
+    fn counters(&self) -> &TunCounters {
+        &self.0.counters
+    }
+}
+
+impl MemTunRx {
+    fn pop(&self) -> Option<Packet> {
+        let mut queue = lock(&self.0.to_tunnel);
+        let packet = queue.pop_front()?;
+        if queue.is_empty() {
+            self.0.bell.silence();
+        }
+        Some(packet)
+    }
+}
+
+/// The writing end of a TUN in memory.
+pub struct MemTunTx(Arc<Shared>);
+
+impl MemTunTx {
+    fn write_packet(&self, header: VnetHdr, packet: &[u8]) -> bool {
+        let mut queue = lock(&self.0.to_host);
+        if queue.len() >= self.0.limit {
+            self.0.counters.write_drops.count(DropReason::TunWrite);
+            return false;
+        }
+        queue.push_back((header, packet.to_vec()));
+        self.0.counters.written(packet.len());
+        true
+    }
+}
+
+impl TunWrite for MemTunTx {
+    fn write(&mut self, runs: &mut impl Inbox<Opened>, home: &mut impl Home) {
+        while let Some(run) = runs.pop() {
+            deliver(&run, &self.0.counters.write_drops, |header, packet| {
+                self.write_packet(header, packet);
+            });
+            run.frame.home(home);
+        }
+    }
+
+    fn inject(&mut self, packet: &[u8]) -> bool {
+        self.write_packet(VnetHdr::NONE, packet)
+    }
+
+    fn counters(&self) -> &TunCounters {
+        &self.0.counters
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::DATAGRAM_HEADER_LEN;
+    use super::*;
+    use crate::frame::{Bounded, InnerMark, SetName};
+    use std::sync::atomic::Ordering::Relaxed;
+
+    #[test]
+    fn what_the_host_sends_is_read_in_order_one_packet_per_frame() {
+        let (mut rx, _tx, host) = tun(8).unwrap();
+        let mut set = WideSet::new(SetName::TunReceive, 2);
+        let mut out = Bounded::new(8);
+        let header = VnetHdr::needs_csum(20, 16);
+        assert!(host.send(b"one") && host.send_with(header, b"two") && host.send(b"three"));
+        let got = rx.receive(&mut set, &mut out, 8).unwrap();
+        assert_eq!(got, TunReceived { packets: 2, bytes: 6, more: true });
+        let (one, two) = (out.pop().unwrap(), out.pop().unwrap());
+        assert_eq!((one.frame.bytes(), one.vnet_hdr), (&b"one"[..], VnetHdr::NONE));
+        assert_eq!((two.frame.bytes(), two.vnet_hdr), (&b"two"[..], header));
+        one.frame.home(&mut set);
+        two.frame.home(&mut set);
+        assert!(!rx.receive(&mut set, &mut out, 8).unwrap().more);
+        out.pop().unwrap().frame.home(&mut set);
+        assert!(set.is_whole());
+        assert_eq!(rx.counters().packets_read.load(Relaxed), 3);
+    }
+
+    /// A frame of two datagrams 100 bytes apart: the first holds `packets`, the second was refused, a third holds one.
+    #[test]
+    fn only_what_is_marked_for_delivery_is_written() {
+        let (_rx, mut tx, host) = tun(8).unwrap();
+        let mut set = WideSet::new(SetName::LinkReceive, 1);
+        let mut tcp = [0; 40];
+        (tcp[0], tcp[9]) = (0x45, 6);
+        let mut frame = set.take().unwrap();
+        frame.set_len(260);
+        let put = |frame: &mut crate::frame::WideFrame, at: usize, packet: &[u8], deliver, partial| {
+            let mark = InnerMark { length: packet.len() as u16, deliver, partial };
+            frame.bytes_mut()[at..at + 4].copy_from_slice(&mark.encode());
+            frame.bytes_mut()[at + 4..at + 4 + packet.len()].copy_from_slice(packet);
+            at + 4 + packet.len()
+        };
+        let start = DATAGRAM_HEADER_LEN;
+        let at = put(&mut frame, start, &tcp, true, true);
+        let at = put(&mut frame, at, b"refused", false, false);
+        let at = put(&mut frame, at, b"E", true, true);
+        let end = put(&mut frame, at, b"plain", true, false);
+        let last = put(&mut frame, 200 + start, b"last", true, false) - 200 - start;
+        for length in [end - start, 0, last] {
+            assert!(frame.table_mut().push(length as u16));
+        }
+        let mut runs = Bounded::new(1);
+        runs.push(Opened { frame: frame.into(), segment: 100, tos: 0 }).unwrap();
+        tx.write(&mut runs, &mut set);
+
+        assert!(set.is_whole());
+        assert_eq!(host.receive(), Some((VnetHdr::needs_csum(20, 16), tcp.to_vec())));
+        assert_eq!(host.receive(), Some((VnetHdr::NONE, b"plain".to_vec())));
+        assert_eq!(host.receive(), Some((VnetHdr::NONE, b"last".to_vec())));
+        assert_eq!(host.receive(), None);
+        assert_eq!(tx.counters().write_drops.of(DropReason::InnerPartial), 1);
+        assert_eq!(tx.counters().packets_written.load(Relaxed), 3);
+    }
+
+    #[test]
+    fn a_table_that_reaches_past_the_frame_delivers_nothing() {
+        let (_rx, mut tx, host) = tun(8).unwrap();
+        let mut set = WideSet::new(SetName::LinkReceive, 1);
+        let mut frame = set.take().unwrap();
+        frame.set_len(50);
+        assert!(frame.table_mut().push(60) && frame.table_mut().push(1));
+        let mut runs = Bounded::new(1);
+        runs.push(Opened { frame: frame.into(), segment: 50, tos: 0 }).unwrap();
+        tx.write(&mut runs, &mut set);
+        assert_eq!(host.receive(), None);
+        assert!(set.is_whole());
+    }
+
+    #[test]
+    fn a_full_host_drops_and_counts() {
+        let (_rx, mut tx, host) = tun(1).unwrap();
+        assert!(tx.inject(b"one"));
+        assert!(!tx.inject(b"two"));
+        assert_eq!(tx.counters().write_drops.of(DropReason::TunWrite), 1);
+        assert_eq!(host.receive(), Some((VnetHdr::NONE, b"one".to_vec())));
+    }
+}

@@ -1,0 +1,134 @@
+//! `cargo xtask setup`: a table of what is here and what is missing; `--install` gets what is missing.
+
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+
+use crate::elevate::as_root;
+use crate::needs::{Cure, NEEDS, Need};
+
+/// A tool that takes longer than this to build is given up, so that CI ends.
+const INSTALL_WITHIN: Duration = Duration::from_secs(10 * 60);
+
+#[derive(Args)]
+pub struct Options {
+    /// Install what is missing (packages by apt-get or dnf, through sudo if you are not root)
+    #[arg(long)]
+    install: bool,
+}
+
+pub fn setup(options: &Options) -> Result<()> {
+    if options.install {
+        for need in missing() {
+            println!("-- {}: {}", need.what, need.cure.line());
+        }
+        install(&missing())?;
+    }
+    print_table();
+    let lacking: Vec<&str> = missing().iter().map(|need| need.what).collect();
+    ensure!(
+        lacking.is_empty(),
+        "missing: {}{}",
+        lacking.join(", "),
+        if options.install { "" } else { " (`cargo xtask setup --install` gets what can be got)" }
+    );
+    Ok(())
+}
+
+fn missing() -> Vec<&'static Need> {
+    NEEDS.iter().filter(|need| !(need.present)()).collect()
+}
+
+fn print_table() {
+    println!("{:<14} {:<7} {:<8} cure", "what", "for", "");
+    for need in NEEDS {
+        let present = (need.present)();
+        let cure = if present { String::new() } else { need.cure.line() };
+        let line = format!(
+            "{:<14} {:<7} {:<8} {cure}",
+            need.what,
+            need.purpose.word(),
+            if present { "ok" } else { "MISSING" }
+        );
+        println!("{}", line.trim_end());
+    }
+}
+
+/// Packages in one go; the rest one by one. What cannot be installed stays missing, and the table says so.
+fn install(needs: &[&Need]) -> Result<()> {
+    install_packages(needs)?;
+    for need in needs {
+        match need.cure {
+            Cure::Crate(name) => install_crate(name)?,
+            Cure::Component(name) if veil_lab::has_program("rustup") => {
+                finish(Command::new("rustup").args(["component", "add", name]))?;
+            }
+            Cure::Module(name) => finish(as_root("modprobe")?.arg(name))?,
+            Cure::Component(_) | Cure::Package { .. } | Cure::Advice(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn install_packages(needs: &[&Need]) -> Result<()> {
+    let packages = |debian_names: bool| -> Vec<&str> {
+        let names = needs.iter().filter_map(|need| match need.cure {
+            Cure::Package { debian, fedora } => Some(if debian_names { debian } else { fedora }),
+            _ => None,
+        });
+        names.flat_map(|names| names.split(' ')).collect()
+    };
+    if packages(true).is_empty() {
+        return Ok(());
+    }
+    if veil_lab::has_program("apt-get") {
+        finish(as_root("apt-get")?.arg("update"))?;
+        // iperf3 asks whether to start a server at boot; `env` because sudo drops our environment.
+        let mut apt = as_root("env")?;
+        apt.args([
+            "DEBIAN_FRONTEND=noninteractive",
+            "apt-get",
+            "install",
+            "--yes",
+            "--no-install-recommends",
+        ]);
+        finish(apt.args(packages(true)))
+    } else if veil_lab::has_program("dnf") {
+        finish(as_root("dnf")?.args(["install", "-y"]).args(packages(false)))
+    } else {
+        bail!("neither apt-get nor dnf here: install {} yourself", packages(true).join(", "))
+    }
+}
+
+/// Builds a tool without optimisation: it runs for seconds, and compiling it well would take minutes.
+fn install_crate(name: &str) -> Result<()> {
+    let mut cargo = crate::cargo();
+    cargo.args(["install", "--locked", name]);
+    cargo.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0").env("CARGO_PROFILE_RELEASE_LTO", "off");
+    cargo.env("CARGO_PROFILE_RELEASE_DEBUG", "false").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "64");
+    let mut child = cargo.spawn().context("starting cargo")?;
+    let deadline = Instant::now() + INSTALL_WITHIN;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            ensure!(status.success(), "cargo install {name} failed ({status})");
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            child.kill()?;
+            child.wait()?;
+            bail!("cargo install {name} took longer than {} minutes", INSTALL_WITHIN.as_secs() / 60);
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// Runs a command in view of the user.
+fn finish(command: &mut Command) -> Result<()> {
+    let name = command.get_program().display().to_string();
+    let status = command.status().with_context(|| format!("starting {name}"))?;
+    ensure!(status.success(), "{name} failed ({status})");
+    Ok(())
+}

@@ -1,0 +1,58 @@
+//! `cargo xtask test`: builds `veil`, then runs every test of the workspace against that very program.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use veil_lab::Profile;
+
+#[derive(Args, Default)]
+pub struct Options {
+    /// Also run what takes minutes
+    #[arg(long)]
+    long: bool,
+    /// Test the optimised program
+    #[arg(long)]
+    release: bool,
+    /// Build as you, run the tests as root
+    #[arg(long)]
+    sudo: bool,
+    /// Passed on to `cargo test`, after `--`
+    #[arg(last = true)]
+    cargo: Vec<String>,
+}
+
+pub fn test(options: &Options) -> Result<()> {
+    if veil_lab::is_root() {
+        for name in veil_lab::sweep_leftovers() {
+            println!("removed {name}, left behind by a test that was killed");
+        }
+    } else if !options.sudo {
+        println!("Not root: tests that need network namespaces will be skipped (`--sudo` runs them).");
+    }
+    let mut cargo = command(options)?;
+    let status = cargo.status().context("starting cargo test")?;
+    ensure!(status.success(), "tests failed");
+    Ok(())
+}
+
+fn command(options: &Options) -> Result<Command> {
+    let profile = if options.release { Profile::Release } else { Profile::Debug };
+    let veil = veil_lab::build_veil(profile)?;
+    let mut cargo = crate::cargo();
+    cargo.env("VEIL_BIN", veil).args(["test", "--workspace"]);
+    if options.release {
+        cargo.arg("--release");
+    }
+    if options.long {
+        cargo.env("VEIL_LONG", "1");
+    }
+    if options.sudo && !veil_lab::is_root() {
+        cargo.args([
+            "--config",
+            r#"target."cfg(all())".runner = ["sudo", "--preserve-env=VEIL_BIN,VEIL_LONG,VEIL_PRIVILEGED"]"#,
+        ]);
+    }
+    cargo.args(&options.cargo);
+    Ok(cargo)
+}
