@@ -55,13 +55,19 @@ enum Command {
     #[command(after_help = "Keep it in a file only you can read:\n  (umask 077; veil genkey > veil.key)")]
     Genkey,
     /// Read a private key and print its public key
-    #[command(after_help = "The public key is what the other end puts into its configuration:\n  veil pubkey < veil.key")]
+    #[command(
+        after_help = "The public key is what the other end puts into its configuration:\n  veil pubkey < veil.key"
+    )]
     Pubkey,
     /// Print a new pre-shared key (also good as a network secret)
-    #[command(after_help = "Both ends of a peering need the same one:\n  (umask 077; veil genpsk > laptop.psk)")]
+    #[command(
+        after_help = "Both ends of a peering need the same one:\n  (umask 077; veil genpsk > laptop.psk)"
+    )]
     Genpsk,
     /// Run a tunnel until Ctrl-C or SIGTERM
-    #[command(after_help = "Needs CAP_NET_ADMIN (sudo). Everything set up on the machine is undone at the end.")]
+    #[command(
+        after_help = "Needs CAP_NET_ADMIN (sudo). Everything set up on the machine is undone at the end."
+    )]
     Run(Run),
     /// Show a running tunnel: its peers, their traffic, and what was dropped and why
     Show(Show),
@@ -140,8 +146,9 @@ fn pubkey() -> Result<()> {
     let mut stdin = File::from(io::stdin().as_fd().try_clone_to_owned().context("cannot read stdin")?);
     let bytes = keyfile::read_bounded(&mut stdin, 4096).context("cannot read a private key from stdin")?;
     let text = std::str::from_utf8(&bytes).unwrap_or("\u{fffd}");
-    let key = PrivateKey::from_base64(text.trim())
-        .context("stdin holds no private key: make one with `veil genkey`, pass it with `veil pubkey < FILE`")?;
+    let key = PrivateKey::from_base64(text.trim()).context(
+        "stdin holds no private key: make one with `veil genkey`, pass it with `veil pubkey < FILE`",
+    )?;
     print(&format!("{}\n", key.public()))
 }
 
@@ -205,7 +212,9 @@ fn print_key(key: &str) -> Result<()> {
         && metadata.is_file()
         && metadata.permissions().mode() & 0o066 != 0
     {
-        eprintln!("warning: other users can get at the file this key goes to: run `chmod 600` on it, or `umask 077` first");
+        eprintln!(
+            "warning: other users can get at the file this key goes to: run `chmod 600` on it, or `umask 077` first"
+        );
     }
     let mut line = Zeroizing::new(String::with_capacity(key.len() + 1));
     line.push_str(key);
@@ -221,7 +230,11 @@ fn print(text: &str) -> Result<()> {
 /// Whether the error is that nobody reads our output any more (`veil show | head`).
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let written = error.to_string() == "cannot write to stdout";
-    written && error.root_cause().downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    written
+        && error
+            .root_cause()
+            .downcast_ref::<io::Error>()
+            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// The whole chain of causes on one line.
@@ -265,8 +278,11 @@ mod tests {
 
     #[test]
     fn run_takes_the_documented_options() {
-        let args = ["veil", "run", "--config", "a.toml", "--iface", "eth0", "--link", "udp", "--threads", "single"];
-        let Ok(Cli { command: Command::Run(run), .. }) = Cli::try_parse_from(args) else { panic!("not parsed") };
+        let args =
+            ["veil", "run", "--config", "a.toml", "--iface", "eth0", "--link", "udp", "--threads", "single"];
+        let Ok(Cli { command: Command::Run(run), .. }) = Cli::try_parse_from(args) else {
+            panic!("not parsed")
+        };
         assert_eq!((run.file.config, run.iface.as_deref()), ("a.toml".into(), Some("eth0")));
         assert_eq!((run.link, run.threads), (Some(LinkMode::Udp), ThreadsChoice::Single));
     }

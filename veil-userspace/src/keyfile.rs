@@ -18,13 +18,20 @@ const OPEN_TO_OTHERS: u32 = 0o066;
 
 /// The key in the file at `path`, parsed by `parse`. `what` names it in errors ("private key"), `cure` is the command
 /// that makes such a file.
-pub fn read_key<K>(path: &Path, what: &str, cure: &str, parse: impl Fn(&str) -> Result<K, KeyError>) -> Result<K> {
+pub fn read_key<K>(
+    path: &Path,
+    what: &str,
+    cure: &str,
+    parse: impl Fn(&str) -> Result<K, KeyError>,
+) -> Result<K> {
     let shown = path.display();
-    let mut file = File::open(path)
-        .with_context(|| format!("{shown}: cannot read the {what}: check the path, or make one with `{cure}`"))?;
+    let mut file = File::open(path).with_context(|| {
+        format!("{shown}: cannot read the {what}: check the path, or make one with `{cure}`")
+    })?;
     let metadata = file.metadata().with_context(|| format!("{shown}: cannot read the {what}"))?;
     check_permissions(path, &metadata, what)?;
-    let bytes = read_bounded(&mut file, KEY_FILE_MAX).with_context(|| format!("{shown}: cannot read the {what}"))?;
+    let bytes =
+        read_bounded(&mut file, KEY_FILE_MAX).with_context(|| format!("{shown}: cannot read the {what}"))?;
     let text = std::str::from_utf8(&bytes).unwrap_or("\u{fffd}");
     parse(text.trim()).with_context(|| format!("{shown}: this is no {what} (make one with `{cure}`)"))
 }
@@ -34,7 +41,9 @@ pub fn check_permissions(path: &Path, metadata: &Metadata, what: &str) -> Result
     let mode = metadata.permissions().mode() & 0o7777;
     if metadata.is_file() && mode & OPEN_TO_OTHERS != 0 {
         let shown = path.display();
-        bail!("{shown}: other users can get at the {what} in this file (mode {mode:04o}): run `chmod 600 {shown}`");
+        bail!(
+            "{shown}: other users can get at the {what} in this file (mode {mode:04o}): run `chmod 600 {shown}`"
+        );
     }
     Ok(())
 }
@@ -86,7 +95,9 @@ mod tests {
     fn a_key_others_can_reach_is_refused_with_the_cure() {
         for mode in [0o604, 0o640, 0o644, 0o660, 0o602] {
             let error = read(file(KEY, mode).path()).err().unwrap();
-            let wanted = format!("FILE: other users can get at the private key in this file (mode {mode:04o}): run `chmod 600 FILE`");
+            let wanted = format!(
+                "FILE: other users can get at the private key in this file (mode {mode:04o}): run `chmod 600 FILE`"
+            );
             assert_eq!(error, wanted);
         }
     }
@@ -94,11 +105,15 @@ mod tests {
     #[test]
     fn what_is_no_key_is_named_with_the_cure() {
         let error = read(file("hello", 0o600).path()).err().unwrap();
-        assert!(error.starts_with("FILE: this is no private key (make one with `veil genkey`): wrong length"), "{error}");
+        assert!(
+            error.starts_with("FILE: this is no private key (make one with `veil genkey`): wrong length"),
+            "{error}"
+        );
         let error = read(file(&"A".repeat(5000), 0o600).path()).err().unwrap();
         assert_eq!(error, "FILE: cannot read the private key: larger than 4096 bytes");
         let error = read(Path::new("/nonexistent/k")).err().unwrap();
-        let wanted = "FILE: cannot read the private key: check the path, or make one with `veil genkey`: No such file";
+        let wanted =
+            "FILE: cannot read the private key: check the path, or make one with `veil genkey`: No such file";
         assert!(error.starts_with(wanted), "{error}");
     }
 }

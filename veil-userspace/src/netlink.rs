@@ -6,8 +6,8 @@
 
 use anyhow::{Context, Result, anyhow};
 use netlink_packet_core::{
-    ErrorMessage, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
+    ErrorMessage, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
@@ -49,9 +49,9 @@ impl Netlink {
     pub fn link_index(&mut self, name: &str) -> Result<u32> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        let answers = self
-            .ask(RouteNetlinkMessage::GetLink(message), 0)
-            .map_err(|e| e.told(&format!("cannot find the interface {name}"), "see `ip link` for those there are"))?;
+        let answers = self.ask(RouteNetlinkMessage::GetLink(message), 0).map_err(|e| {
+            e.told(&format!("cannot find the interface {name}"), "see `ip link` for those there are")
+        })?;
         let index = answers.iter().find_map(|answer| match answer {
             RouteNetlinkMessage::NewLink(link) => Some(link.header.index),
             _ => None,
@@ -86,7 +86,8 @@ impl Netlink {
             message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
         }
         self.routes = None;
-        let result = self.ask(RouteNetlinkMessage::NewAddress(message), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL);
+        let result =
+            self.ask(RouteNetlinkMessage::NewAddress(message), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL);
         result.map(drop).map_err(|e| {
             let what = format!("cannot give {} the address {net}", self.name(index));
             let cure = match e.errno() {
@@ -137,7 +138,10 @@ impl Netlink {
                 match self.owners(destination)?.as_slice() {
                     owners if owners.contains(&index) => Ok(()),
                     [other, ..] => Err(self.taken(index, net, *other)),
-                    [] => Err(e.told(&format!("cannot route {net} into {}", self.name(index)), "see `ip route`")),
+                    [] => {
+                        Err(e
+                            .told(&format!("cannot route {net} into {}", self.name(index)), "see `ip route`"))
+                    }
                 }
             }
             Err(e) => {
@@ -167,7 +171,11 @@ impl Netlink {
         Ok(self.routes.as_ref().and_then(|routes| routes.get(&destination)).cloned().unwrap_or_default())
     }
 
-    fn read_routes(&mut self, family: AddressFamily, routes: &mut HashMap<(IpAddr, u8), Vec<u32>>) -> Result<()> {
+    fn read_routes(
+        &mut self,
+        family: AddressFamily,
+        routes: &mut HashMap<(IpAddr, u8), Vec<u32>>,
+    ) -> Result<()> {
         let mut message = RouteMessage::default();
         message.header.address_family = family;
         let answers = match self.ask(RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP) {
@@ -218,7 +226,8 @@ impl Netlink {
             let (datagram, _) = retried(|| self.socket.recv_from_full())?;
             let mut rest = datagram.as_slice();
             while !rest.is_empty() {
-                let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
+                let answer =
+                    NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
                 // Each message starts at a multiple of four (NLMSG_ALIGN).
                 let length = (answer.header.length as usize).next_multiple_of(4).clamp(4, rest.len().max(4));
                 rest = rest.get(length..).unwrap_or_default();
@@ -296,7 +305,9 @@ fn main_route(route: &RouteMessage) -> Option<((IpAddr, u8), u32)> {
         RouteAttribute::Table(table) => Some(*table),
         _ => None,
     });
-    if table.unwrap_or(header.table.into()) != u32::from(RouteHeader::RT_TABLE_MAIN) || header.kind != RouteType::Unicast {
+    if table.unwrap_or(header.table.into()) != u32::from(RouteHeader::RT_TABLE_MAIN)
+        || header.kind != RouteType::Unicast
+    {
         return None;
     }
     let mut destination = match header.address_family {

@@ -32,7 +32,9 @@ pub fn config(raw: Raw, source: &Source) -> Result<Config> {
     };
     let private_key = match (&interface.private_key, &interface.private_key_file) {
         (Some(_), Some(file)) => {
-            return Err(source.error(file.span(), "private-key and private-key-file are both given: remove one"));
+            return Err(
+                source.error(file.span(), "private-key and private-key-file are both given: remove one")
+            );
         }
         (Some(key), None) => PrivateKey::from_base64(key.get_ref().0.trim()).map_err(|e| {
             source.error(key.span(), format!("private-key is no key (make one with `veil genkey`): {e}"))
@@ -47,10 +49,13 @@ pub fn config(raw: Raw, source: &Source) -> Result<Config> {
         }
     };
     let network_secret = match &interface.network_secret_file {
-        Some(file) => {
-            keyfile::read_key(&beside(source, file), "network secret", "veil genpsk", NetworkSecret::from_base64)
-                .with_context(|| key_file_place(source, file, "network-secret-file"))?
-        }
+        Some(file) => keyfile::read_key(
+            &beside(source, file),
+            "network secret",
+            "veil genpsk",
+            NetworkSecret::from_base64,
+        )
+        .with_context(|| key_file_place(source, file, "network-secret-file"))?,
         None => NetworkSecret::default(),
     };
     let link = LinkConfig {
@@ -59,7 +64,8 @@ pub fn config(raw: Raw, source: &Source) -> Result<Config> {
             Some(name) => Some(interface_name(name, "interface", source)?),
             None => None,
         },
-        dscp: number(raw.link.dscp.as_ref(), "dscp", 0..=63, "(46 is expedited forwarding)", source)?.unwrap_or(0),
+        dscp: number(raw.link.dscp.as_ref(), "dscp", 0..=63, "(46 is expedited forwarding)", source)?
+            .unwrap_or(0),
     };
     let rekey_cure = "seconds (sessions are never kept longer than 120)";
     let rekey_after = number(raw.timers.rekey_after.as_ref(), "rekey-after", 1..=120, rekey_cure, source)?;
@@ -89,21 +95,28 @@ fn peers(raw: Vec<Spanned<Peer>>, own: &PublicKey, source: &Source) -> Result<Ve
         let (peer, spans) = peer(item.into_inner(), source)?;
         let name = &peer.name;
         if peer.public_key == *own {
-            let text = format!("peer `{name}` has this machine's own public key: give the other end's (`veil pubkey` there)");
+            let text = format!(
+                "peer `{name}` has this machine's own public key: give the other end's (`veil pubkey` there)"
+            );
             return Err(source.error(spans.public_key, text));
         }
         if let Some(other) = keys.insert(peer.public_key, name.clone()) {
-            let text = format!("peers `{other}` and `{name}` have the same public key: each machine needs its own, remove one");
+            let text = format!(
+                "peers `{other}` and `{name}` have the same public key: each machine needs its own, remove one"
+            );
             return Err(source.error(spans.public_key, text));
         }
         if names.insert(name.clone(), place.clone()).is_some() {
-            return Err(source.error(spans.name.unwrap_or(place), format!("two peers are named `{name}`: rename one")));
+            return Err(source
+                .error(spans.name.unwrap_or(place), format!("two peers are named `{name}`: rename one")));
         }
         for (network, span) in peer.allowed_ips.iter().zip(spans.allowed_ips) {
             if let Some(other) = networks.insert(*network, name.clone()) {
                 let text = match other == *name {
                     true => format!("peer `{name}` has the allowed IP {network} twice: remove one"),
-                    false => format!("the allowed IP {network} belongs to peer `{other}` and to peer `{name}`: leave it with one"),
+                    false => format!(
+                        "the allowed IP {network} belongs to peer `{other}` and to peer `{name}`: leave it with one"
+                    ),
                 };
                 return Err(source.error(span, text));
             }
@@ -140,25 +153,32 @@ struct PeerSpans {
 
 fn peer(raw: Peer, source: &Source) -> Result<(PeerConfig, PeerSpans)> {
     let key = &raw.public_key;
-    let public_key = PublicKey::from_base64(key.get_ref())
-        .map_err(|e| source.error(key.span(), format!("public-key is no key (`veil pubkey` prints it): {e}")))?;
+    let public_key = PublicKey::from_base64(key.get_ref()).map_err(|e| {
+        source.error(key.span(), format!("public-key is no key (`veil pubkey` prints it): {e}"))
+    })?;
     let name = match &raw.name {
         Some(name) if name.get_ref().is_empty() || name.get_ref().chars().any(char::is_control) => {
-            return Err(source.error(name.span(), "name is empty or has control characters in it: choose another"));
+            return Err(
+                source.error(name.span(), "name is empty or has control characters in it: choose another")
+            );
         }
         Some(name) => name.get_ref().clone(),
         None => public_key.to_string().chars().take(8).collect(),
     };
     let psk = match &raw.preshared_key_file {
-        Some(file) => keyfile::read_key(&beside(source, file), "pre-shared key", "veil genpsk", Psk::from_base64)
-            .with_context(|| key_file_place(source, file, "preshared-key-file"))?,
+        Some(file) => {
+            keyfile::read_key(&beside(source, file), "pre-shared key", "veil genpsk", Psk::from_base64)
+                .with_context(|| key_file_place(source, file, "preshared-key-file"))?
+        }
         None => Psk::default(),
     };
     if raw.allowed_ips.get_ref().is_empty() {
-        let text = format!("allowed-ips of peer `{name}` is empty: list the inner addresses that peer may use");
+        let text =
+            format!("allowed-ips of peer `{name}` is empty: list the inner addresses that peer may use");
         return Err(source.error(raw.allowed_ips.span(), text));
     }
-    let allowed_ips = raw.allowed_ips.get_ref().iter().map(|text| allowed_ip(text, source)).collect::<Result<_>>()?;
+    let allowed_ips =
+        raw.allowed_ips.get_ref().iter().map(|text| allowed_ip(text, source)).collect::<Result<_>>()?;
     let endpoint = match &raw.endpoint {
         Some(text) => Some(endpoint(text, source)?),
         None => None,
@@ -180,18 +200,20 @@ fn peer(raw: Peer, source: &Source) -> Result<(PeerConfig, PeerSpans)> {
         allowed_ips: raw.allowed_ips.get_ref().iter().map(Spanned::span).collect(),
         endpoint: raw.endpoint.as_ref().map(Spanned::span),
     };
-    let keepalive = keepalive.filter(|&seconds: &u16| seconds != 0).map(|seconds| Duration::from_secs(seconds.into()));
+    let keepalive =
+        keepalive.filter(|&seconds: &u16| seconds != 0).map(|seconds| Duration::from_secs(seconds.into()));
     Ok((PeerConfig { name, public_key, psk, allowed_ips, endpoint, keepalive, cipher }, spans))
 }
 
 fn endpoint(text: &Spanned<String>, source: &Source) -> Result<Endpoint> {
     let shown = text.get_ref();
-    let endpoint: Endpoint = shown
-        .parse()
-        .map_err(|cure| source.error(text.span(), format!("endpoint `{shown}` cannot be understood: {cure}")))?;
+    let endpoint: Endpoint = shown.parse().map_err(|cure| {
+        source.error(text.span(), format!("endpoint `{shown}` cannot be understood: {cure}"))
+    })?;
     match endpoint.ip() {
         Some(ip) if ip.is_unspecified() || ip.is_multicast() => {
-            let text_ = format!("endpoint `{shown}` is no machine's address: give the address the peer listens on");
+            let text_ =
+                format!("endpoint `{shown}` is no machine's address: give the address the peer listens on");
             Err(source.error(text.span(), text_))
         }
         _ => Ok(endpoint),
@@ -203,7 +225,9 @@ fn cipher(text: &Spanned<String>, source: &Source) -> Result<Suite> {
         "aes-256-gcm" => Ok(Suite::Aes256Gcm),
         "chacha20-poly1305" => Ok(Suite::ChaCha20Poly1305),
         other => {
-            let text_ = format!("cipher `{other}` is unknown: choose aes-256-gcm or chacha20-poly1305, or leave it out");
+            let text_ = format!(
+                "cipher `{other}` is unknown: choose aes-256-gcm or chacha20-poly1305, or leave it out"
+            );
             Err(source.error(text.span(), text_))
         }
     }
@@ -214,7 +238,9 @@ fn link_mode(text: &Spanned<String>, source: &Source) -> Result<LinkMode> {
         "auto" => Ok(LinkMode::Auto),
         "udp" => Ok(LinkMode::Udp),
         "xdp" => Ok(LinkMode::Xdp),
-        other => Err(source.error(text.span(), format!("mode `{other}` is unknown: choose auto, udp or xdp"))),
+        other => {
+            Err(source.error(text.span(), format!("mode `{other}` is unknown: choose auto, udp or xdp")))
+        }
     }
 }
 
@@ -223,9 +249,13 @@ fn listen(text: Option<&Spanned<String>>, source: &Source) -> Result<SocketAddr>
         return Ok(DEFAULT_LISTEN.parse().expect("the default is an address"));
     };
     let shown = text.get_ref();
-    let wrong = |what: &str, cure: &str| source.error(text.span(), format!("listen `{shown}` {what}: {cure}"));
+    let wrong =
+        |what: &str, cure: &str| source.error(text.span(), format!("listen `{shown}` {what}: {cure}"));
     let listen: SocketAddr = shown.parse().map_err(|_| {
-        wrong("is no address and port", "write \"[::]:4433\" for IPv4 and IPv6, \"0.0.0.0:4433\" for IPv4 only")
+        wrong(
+            "is no address and port",
+            "write \"[::]:4433\" for IPv4 and IPv6, \"0.0.0.0:4433\" for IPv4 only",
+        )
     })?;
     if listen.port() == 0 {
         return Err(wrong("has port 0", "choose a port from 1 to 65535"));
@@ -240,11 +270,15 @@ fn addresses(raw: &[Spanned<String>], source: &Source) -> Result<Vec<IpNet>> {
     let mut out: Vec<IpNet> = Vec::with_capacity(raw.len());
     for text in raw {
         let shown = text.get_ref();
-        let wrong = |what: &str, cure: &str| source.error(text.span(), format!("address `{shown}` {what}: {cure}"));
+        let wrong =
+            |what: &str, cure: &str| source.error(text.span(), format!("address `{shown}` {what}: {cure}"));
         let net = ip_net(text, "address", source)?;
         let ip = net.addr;
         if ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() || net.prefix == 0 {
-            return Err(wrong("cannot be given to an interface", "choose a private address such as 10.8.0.1/24"));
+            return Err(wrong(
+                "cannot be given to an interface",
+                "choose a private address such as 10.8.0.1/24",
+            ));
         }
         if let IpAddr::V4(v4) = ip
             && net.prefix < 31
@@ -306,7 +340,8 @@ fn number<N: TryFrom<i64>>(
     let (low, high) = (range.start(), range.end());
     match N::try_from(number) {
         Ok(fits) if range.contains(&number) => Ok(Some(fits)),
-        _ => Err(source.error(value.span(), format!("{key} = {number} is out of range: choose {low} to {high} {unit}"))),
+        _ => Err(source
+            .error(value.span(), format!("{key} = {number} is out of range: choose {low} to {high} {unit}"))),
     }
 }
 

@@ -48,7 +48,11 @@ impl FromStr for Endpoint {
             return Err("put the IPv6 address in brackets and add a port, for example [2001:db8::1]:4433");
         }
         let (host, port) = text.rsplit_once(':').ok_or(FORM)?;
-        let port = port.parse().ok().filter(|&port| port != 0).ok_or("give a port from 1 to 65535 after the last colon")?;
+        let port = port
+            .parse()
+            .ok()
+            .filter(|&port| port != 0)
+            .ok_or("give a port from 1 to 65535 after the last colon")?;
         let host = match host.strip_prefix('[') {
             Some(rest) => {
                 let inner = rest.strip_suffix(']').ok_or(FORM)?;
@@ -61,7 +65,10 @@ impl FromStr for Endpoint {
             }
             None => host,
         };
-        if host.is_empty() || host.len() > 253 || host.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/') {
+        if host.is_empty()
+            || host.len() > 253
+            || host.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/')
+        {
             return Err(FORM);
         }
         Ok(Endpoint { host: host.to_owned(), port })
@@ -105,7 +112,8 @@ mod tests {
     fn addresses_resolve_to_themselves_and_unknown_names_are_an_error() {
         let endpoint: Endpoint = "[::1]:9".parse().unwrap();
         assert_eq!(endpoint.resolve().unwrap(), ["[::1]:9".parse().unwrap()]);
-        let error = "does-not-exist.invalid:9".parse::<Endpoint>().unwrap().resolve().unwrap_err().to_string();
+        let error =
+            "does-not-exist.invalid:9".parse::<Endpoint>().unwrap().resolve().unwrap_err().to_string();
         assert!(error.starts_with("cannot look up `does-not-exist.invalid`: "), "{error}");
         assert!(error.ends_with("check the name, and this machine's DNS"), "{error}");
     }

@@ -122,7 +122,8 @@ fn reworded(source: &Source, error: &toml::de::Error) -> anyhow::Error {
     } else if let Some(rest) = message.strip_prefix("missing field ") {
         format!("the key {rest} is missing: add it")
     } else {
-        let simple = [("expected i64", "expected a whole number"), ("expected a sequence", "expected a list in [ ]")];
+        let simple =
+            [("expected i64", "expected a whole number"), ("expected a sequence", "expected a list in [ ]")];
         simple.iter().fold(message, |text, (from, to)| text.replace(from, to))
     };
     source.error(error.span().unwrap_or(0..0), text)

@@ -43,12 +43,16 @@ impl Folder {
 
 /// Line 1 is `[interface]`, 2 the key, 3 the addresses; `extra` begins on line 4.
 fn interface(extra: &str) -> String {
-    format!("[interface]\nprivate-key-file = \"veil.key\"\naddresses = [\"10.8.0.1/24\", \"fd08::1/64\"]\n{extra}")
+    format!(
+        "[interface]\nprivate-key-file = \"veil.key\"\naddresses = [\"10.8.0.1/24\", \"fd08::1/64\"]\n{extra}"
+    )
 }
 
 /// Bob is named on line 5; `extra` begins on line 8.
 fn with_bob(extra: &str) -> String {
-    let bob = format!("[[peer]]\nname = \"bob\"\npublic-key = \"{BOB_PUBLIC}\"\nallowed-ips = [\"10.8.0.2/32\"]\n{extra}");
+    let bob = format!(
+        "[[peer]]\nname = \"bob\"\npublic-key = \"{BOB_PUBLIC}\"\nallowed-ips = [\"10.8.0.2/32\"]\n{extra}"
+    );
     interface(&bob)
 }
 
@@ -92,7 +96,10 @@ fn the_documented_example_is_read_in_full() {
     assert_eq!((config.name.as_str(), config.mtu), ("veil1", 1400));
     assert_eq!(*config.private_key.to_base64(), ALICE);
     assert_eq!(config.listen, "[::]:4434".parse().unwrap());
-    assert_eq!(config.addresses.iter().map(IpNet::to_string).collect::<Vec<_>>(), ["10.8.0.1/24", "fd08::1/64"]);
+    assert_eq!(
+        config.addresses.iter().map(IpNet::to_string).collect::<Vec<_>>(),
+        ["10.8.0.1/24", "fd08::1/64"]
+    );
     assert_eq!((config.link.mode, config.link.dscp), (LinkMode::Auto, 46));
     assert_eq!(config.link.interface.as_deref(), Some("eth0"));
     assert_eq!(config.rekey_after, Some(Duration::from_secs(60)));
@@ -107,7 +114,8 @@ fn the_documented_example_is_read_in_full() {
 
 #[test]
 fn everything_optional_may_be_left_out() {
-    let text = interface(&format!("[[peer]]\npublic-key = \"{BOB_PUBLIC}\"\nallowed-ips = [\"0.0.0.0/0\"]\n"));
+    let text =
+        interface(&format!("[[peer]]\npublic-key = \"{BOB_PUBLIC}\"\nallowed-ips = [\"0.0.0.0/0\"]\n"));
     let config = Folder::new().load(&text).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!((config.name.as_str(), config.mtu, config.link.dscp), ("veil0", 1416, 0));
     assert_eq!(config.listen, "[::]:4433".parse().unwrap());
@@ -126,20 +134,36 @@ fn an_endpoint_may_lie_inside_the_default_route() {
 #[test]
 fn unknown_and_unbuilt_keys_are_errors_with_their_line() {
     let text = interface("mut = 1400\n");
-    let known = "`name`, `private-key`, `private-key-file`, `network-secret-file`, `listen`, `addresses`, `mtu`";
-    assert_eq!(error(&text), format!("veil.toml:4: unknown key `mut`: remove it or correct it, known here: {known}"));
+    let known =
+        "`name`, `private-key`, `private-key-file`, `network-secret-file`, `listen`, `addresses`, `mtu`";
+    assert_eq!(
+        error(&text),
+        format!("veil.toml:4: unknown key `mut`: remove it or correct it, known here: {known}")
+    );
     for unbuilt in ["[link]\nudp-checksum = true\n", "[timers]\nrotate-after = 5\n"] {
         assert!(error(&interface(unbuilt)).starts_with("veil.toml:5: unknown key `"), "{unbuilt}");
     }
-    assert!(error(&interface("finish-checksums = true\n")).starts_with("veil.toml:4: unknown key `finish-checksums`"));
-    assert!(error(&with_bob("port = 1\n")).starts_with("veil.toml:8: unknown key `port`: remove it or correct it"));
-    assert!(error(&interface("[peers]\n")).starts_with("veil.toml:4: unknown key `peers`: remove it or correct it"));
+    assert!(
+        error(&interface("finish-checksums = true\n"))
+            .starts_with("veil.toml:4: unknown key `finish-checksums`")
+    );
+    assert!(
+        error(&with_bob("port = 1\n"))
+            .starts_with("veil.toml:8: unknown key `port`: remove it or correct it")
+    );
+    assert!(
+        error(&interface("[peers]\n"))
+            .starts_with("veil.toml:4: unknown key `peers`: remove it or correct it")
+    );
 }
 
 #[test]
 fn missing_keys_wrong_types_and_bad_toml_are_one_line_each() {
     assert_eq!(error(""), "veil.toml:1: the key `interface` is missing: add it");
-    assert_eq!(error("\n[interface]\nprivate-key-file = \"veil.key\"\n"), "veil.toml:2: the key `addresses` is missing: add it");
+    assert_eq!(
+        error("\n[interface]\nprivate-key-file = \"veil.key\"\n"),
+        "veil.toml:2: the key `addresses` is missing: add it"
+    );
     let text = "[interface]\naddresses = []\n";
     let cure = "run `(umask 077; veil genkey > veil.key)` and add private-key-file = \"veil.key\"";
     assert_eq!(error(text), format!("veil.toml:1: [interface] has no private key: {cure}"));
@@ -151,7 +175,11 @@ fn missing_keys_wrong_types_and_bad_toml_are_one_line_each() {
 
 #[test]
 fn a_private_key_never_shows_up_in_an_error() {
-    for line in [format!("private-key = \"{ALICE}\" oops"), format!("private-key = {ALICE}"), format!("private-key = \"{ALICE}")] {
+    for line in [
+        format!("private-key = \"{ALICE}\" oops"),
+        format!("private-key = {ALICE}"),
+        format!("private-key = \"{ALICE}"),
+    ] {
         let error = error(&format!("[interface]\n{line}\naddresses = []\n"));
         assert!(!error.contains(&ALICE[..10]), "{error}");
     }
@@ -163,7 +191,10 @@ fn private_keys_are_given_once_and_kept_private() {
     let text = interface(&format!("private-key = \"{ALICE}\"\n"));
     folder.write("veil.toml", &text, 0o600);
     let both = Config::load(&folder.0.path().join("veil.toml")).err().unwrap().to_string();
-    assert!(both.ends_with("veil.toml:2: private-key and private-key-file are both given: remove one"), "{both}");
+    assert!(
+        both.ends_with("veil.toml:2: private-key and private-key-file are both given: remove one"),
+        "{both}"
+    );
 
     let inline = format!("[interface]\nprivate-key = \"{ALICE}\"\naddresses = []\n");
     let wanted = "veil.toml: other users can get at the private key in this file (mode 0644): run `chmod 600 veil.toml`";
@@ -189,14 +220,26 @@ fn wrong_keys_are_named_with_the_command_that_makes_them() {
                   check the path, or make one with `veil genpsk`: No such file";
     assert!(text.starts_with(wanted), "{text}");
     let text = error(&with_carol("abc", "allowed-ips = [\"10.8.0.3/32\"]\n"));
-    assert!(text.starts_with("veil.toml:10: public-key is no key (`veil pubkey` prints it): wrong length"), "{text}");
+    assert!(
+        text.starts_with("veil.toml:10: public-key is no key (`veil pubkey` prints it): wrong length"),
+        "{text}"
+    );
 }
 
 #[test]
 fn numbers_out_of_range_are_told_the_range() {
-    assert_eq!(error(&interface("mtu = 1279\n")), "veil.toml:4: mtu = 1279 is out of range: choose 1280 to 9000 bytes");
-    assert_eq!(error(&interface("mtu = 70000\n")), "veil.toml:4: mtu = 70000 is out of range: choose 1280 to 9000 bytes");
-    assert_eq!(error(&interface("[link]\ndscp = 64\n")), "veil.toml:5: dscp = 64 is out of range: choose 0 to 63 (46 is expedited forwarding)");
+    assert_eq!(
+        error(&interface("mtu = 1279\n")),
+        "veil.toml:4: mtu = 1279 is out of range: choose 1280 to 9000 bytes"
+    );
+    assert_eq!(
+        error(&interface("mtu = 70000\n")),
+        "veil.toml:4: mtu = 70000 is out of range: choose 1280 to 9000 bytes"
+    );
+    assert_eq!(
+        error(&interface("[link]\ndscp = 64\n")),
+        "veil.toml:5: dscp = 64 is out of range: choose 0 to 63 (46 is expedited forwarding)"
+    );
     let wanted = "veil.toml:5: rekey-after = 121 is out of range: choose 1 to 120 seconds (sessions are never kept longer than 120)";
     assert_eq!(error(&interface("[timers]\nrekey-after = 121\n")), wanted);
     let wanted = "veil.toml:8: persistent-keepalive = -1 is out of range: choose 0 to 65535 seconds (25 keeps most NATs open, 0 is off)";
@@ -205,11 +248,16 @@ fn numbers_out_of_range_are_told_the_range() {
 
 #[test]
 fn words_that_are_not_known_are_told_the_known_ones() {
-    assert_eq!(error(&interface("[link]\nmode = \"fast\"\n")), "veil.toml:5: mode `fast` is unknown: choose auto, udp or xdp");
-    let wanted = "veil.toml:8: cipher `rot13` is unknown: choose aes-256-gcm or chacha20-poly1305, or leave it out";
+    assert_eq!(
+        error(&interface("[link]\nmode = \"fast\"\n")),
+        "veil.toml:5: mode `fast` is unknown: choose auto, udp or xdp"
+    );
+    let wanted =
+        "veil.toml:8: cipher `rot13` is unknown: choose aes-256-gcm or chacha20-poly1305, or leave it out";
     assert_eq!(error(&with_bob("cipher = \"rot13\"\n")), wanted);
     for name in ["", "a b", "sixteen-letters!", "a/b", "..", "veil%d"] {
-        let wanted = format!("veil.toml:4: name `{name}` is no interface name: use 1 to 15 letters, digits, - or _");
+        let wanted =
+            format!("veil.toml:4: name `{name}` is no interface name: use 1 to 15 letters, digits, - or _");
         assert_eq!(error(&interface(&format!("name = \"{name}\"\n"))), wanted);
     }
 }
@@ -220,13 +268,15 @@ fn listen_is_an_address_and_a_port() {
     let cure = "write \"[::]:4433\" for IPv4 and IPv6, \"0.0.0.0:4433\" for IPv4 only";
     assert_eq!(listen("4433"), format!("veil.toml:4: listen `4433` is no address and port: {cure}"));
     assert_eq!(listen("[::]:0"), "veil.toml:4: listen `[::]:0` has port 0: choose a port from 1 to 65535");
-    let wanted = "veil.toml:4: listen `224.0.0.1:1` is a multicast address: use an address of this machine, or [::]";
+    let wanted =
+        "veil.toml:4: listen `224.0.0.1:1` is a multicast address: use an address of this machine, or [::]";
     assert_eq!(listen("224.0.0.1:1"), wanted);
 }
 
 #[test]
 fn addresses_are_ones_an_interface_can_have() {
-    let addresses = |list: &str| error(&format!("[interface]\nprivate-key-file = \"veil.key\"\naddresses = [{list}]\n"));
+    let addresses =
+        |list: &str| error(&format!("[interface]\nprivate-key-file = \"veil.key\"\naddresses = [{list}]\n"));
     let wanted = "veil.toml:3: address `10.8.0/24` is no address with a prefix length: write it like 10.8.0.1/24 or fd08::1/64";
     assert_eq!(addresses("\"10.8.0/24\""), wanted);
     let wanted = "veil.toml:3: address `10.8.0.0/24` is the network or broadcast address of its network: choose one in between";
@@ -251,14 +301,18 @@ fn peers_do_not_share_what_must_be_their_own() {
     let wanted = "veil.toml:11: the allowed IP 10.8.0.2/32 belongs to peer `bob` and to peer `carol`: leave it with one";
     assert_eq!(error(&with_carol(CAROL_PUBLIC, "allowed-ips = [\"10.8.0.2\"]\n")), wanted);
     let wanted = "veil.toml:12: peer `carol` has the allowed IP 10.9.0.0/16 twice: remove one";
-    assert_eq!(error(&with_carol(CAROL_PUBLIC, "allowed-ips = [\"10.9.0.1/16\",\n \"10.9.0.0/16\"]\n")), wanted);
+    assert_eq!(
+        error(&with_carol(CAROL_PUBLIC, "allowed-ips = [\"10.9.0.1/16\",\n \"10.9.0.0/16\"]\n")),
+        wanted
+    );
     let same_name = with_carol(CAROL_PUBLIC, "allowed-ips = [\"10.8.0.3/32\"]\n").replace("carol", "bob");
     assert_eq!(error(&same_name), "veil.toml:9: two peers are named `bob`: rename one");
 }
 
 #[test]
 fn a_peer_has_allowed_ips_that_make_sense() {
-    let wanted = "veil.toml:11: allowed-ips of peer `carol` is empty: list the inner addresses that peer may use";
+    let wanted =
+        "veil.toml:11: allowed-ips of peer `carol` is empty: list the inner addresses that peer may use";
     assert_eq!(error(&with_carol(CAROL_PUBLIC, "allowed-ips = []\n")), wanted);
     let wanted = "veil.toml:11: allowed IP `10.8.0.3/33` is no address with a prefix length: write it like 10.8.0.2/32 or fd08::/64";
     assert_eq!(error(&with_carol(CAROL_PUBLIC, "allowed-ips = [\"10.8.0.3/33\"]\n")), wanted);
@@ -269,14 +323,19 @@ fn a_peer_has_allowed_ips_that_make_sense() {
 fn an_endpoint_is_reachable_from_outside_the_tunnel() {
     let swallow = "the tunnel would swallow its own datagrams, narrow the allowed IP or use another endpoint";
     let text = with_carol(CAROL_PUBLIC, "allowed-ips = [\"192.0.2.0/24\"]\nendpoint = \"192.0.2.7:1\"\n");
-    let wanted = format!("veil.toml:12: the endpoint 192.0.2.7 of peer `carol` is inside the allowed IP 192.0.2.0/24: {swallow}");
+    let wanted = format!(
+        "veil.toml:12: the endpoint 192.0.2.7 of peer `carol` is inside the allowed IP 192.0.2.0/24: {swallow}"
+    );
     assert_eq!(error(&text), wanted);
-    let text = with_carol(CAROL_PUBLIC, "allowed-ips = [\"192.0.2.0/24\"]\nendpoint = \"[::ffff:10.8.0.2]:1\"\n");
-    let wanted =
-        format!("veil.toml:12: the endpoint 10.8.0.2 of peer `carol` is inside the allowed IP 10.8.0.2/32 of peer `bob`: {swallow}");
+    let text =
+        with_carol(CAROL_PUBLIC, "allowed-ips = [\"192.0.2.0/24\"]\nendpoint = \"[::ffff:10.8.0.2]:1\"\n");
+    let wanted = format!(
+        "veil.toml:12: the endpoint 10.8.0.2 of peer `carol` is inside the allowed IP 10.8.0.2/32 of peer `bob`: {swallow}"
+    );
     assert_eq!(error(&text), wanted);
     let text = with_bob("endpoint = \"0.0.0.0:1\"\n");
-    let wanted = "veil.toml:8: endpoint `0.0.0.0:1` is no machine's address: give the address the peer listens on";
+    let wanted =
+        "veil.toml:8: endpoint `0.0.0.0:1` is no machine's address: give the address the peer listens on";
     assert_eq!(error(&text), wanted);
     let wanted = "veil.toml:8: endpoint `bob` cannot be understood: \
                   write host:port, for example vpn.example.org:4433 or [2001:db8::1]:4433";
@@ -295,6 +354,9 @@ fn what_is_not_built_in_yet_says_so() {
     let error = LinkMode::Xdp.check_built_in("--link xdp").unwrap_err().to_string();
     assert_eq!(error, "--link xdp: the AF_XDP link is not built in yet: use `udp` or `auto`");
     let error = ThreadsChoice::Pipeline.check_built_in("--threads pipeline").unwrap_err().to_string();
-    assert_eq!(error, "--threads pipeline: the pipeline threading mode is not built in yet: use `single` or `auto`");
+    assert_eq!(
+        error,
+        "--threads pipeline: the pipeline threading mode is not built in yet: use `single` or `auto`"
+    );
     assert!(LinkMode::Auto.check_built_in("").is_ok() && ThreadsChoice::Single.check_built_in("").is_ok());
 }

@@ -98,7 +98,9 @@ pub struct Balance {
 /// Where to ask about interface `name`; without a name, about the only one that is running.
 pub fn locate(name: Option<&str>) -> Result<PathBuf> {
     match name {
-        Some(name) if name.contains('/') => bail!("`{name}` is no interface name: for a socket's path use --control"),
+        Some(name) if name.contains('/') => {
+            bail!("`{name}` is no interface name: for a socket's path use --control")
+        }
         Some(name) => Ok(default_path(name)),
         None => the_only_one(Path::new(RUN_DIR)),
     }
@@ -107,11 +109,18 @@ pub fn locate(name: Option<&str>) -> Result<PathBuf> {
 fn the_only_one(dir: &Path) -> Result<PathBuf> {
     let sockets = running(dir).with_context(|| format!("cannot list {}: run as root", dir.display()))?;
     match sockets.as_slice() {
-        [] => bail!("no tunnel is running here: start one with `veil run`, or name its socket with --control"),
+        [] => {
+            bail!("no tunnel is running here: start one with `veil run`, or name its socket with --control")
+        }
         [only] => Ok(only.clone()),
         several => {
-            let names: Vec<_> = several.iter().map(|path| path.file_stem().unwrap_or_default().to_string_lossy()).collect();
-            bail!("several tunnels are running ({}): name one, for example `veil show {}`", names.join(", "), names[0])
+            let names: Vec<_> =
+                several.iter().map(|path| path.file_stem().unwrap_or_default().to_string_lossy()).collect();
+            bail!(
+                "several tunnels are running ({}): name one, for example `veil show {}`",
+                names.join(", "),
+                names[0]
+            )
         }
     }
 }
@@ -140,10 +149,14 @@ pub fn fetch(path: &Path) -> Result<Snapshot> {
     let mut stream = UnixStream::connect(path).with_context(|| {
         let nobody = format!("no tunnel answers at {shown}: is it running? start it with `veil run`");
         match std::fs::symlink_metadata(path) {
-            Err(e) if e.kind() == ErrorKind::PermissionDenied => format!("may not look at {shown}: run as root (sudo)"),
+            Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+                format!("may not look at {shown}: run as root (sudo)")
+            }
             Err(_) => nobody,
             Ok(_) => match probe(path) {
-                Err(e) if e.kind() == ErrorKind::PermissionDenied => format!("may not ask at {shown}: run as root (sudo)"),
+                Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+                    format!("may not ask at {shown}: run as root (sudo)")
+                }
                 _ => nobody,
             },
         }
@@ -159,7 +172,10 @@ pub fn fetch(path: &Path) -> Result<Snapshot> {
     let line = match talk(&mut stream) {
         Ok(line) => line,
         Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-            bail!("the tunnel at {shown} does not answer within {} s: it hangs, or is very busy", PATIENCE.as_secs())
+            bail!(
+                "the tunnel at {shown} does not answer within {} s: it hangs, or is very busy",
+                PATIENCE.as_secs()
+            )
         }
         Err(e) => return Err(e).with_context(|| format!("the tunnel at {shown} broke off: ask again")),
     };
@@ -169,8 +185,9 @@ pub fn fetch(path: &Path) -> Result<Snapshot> {
     if let Ok(refusal) = serde_json::from_str::<Refusal>(&line) {
         bail!("the tunnel at {shown} refused: {}", refusal.error);
     }
-    serde_json::from_str(&line)
-        .with_context(|| format!("cannot understand the tunnel at {shown}: is it another version of veil? restart it"))
+    serde_json::from_str(&line).with_context(|| {
+        format!("cannot understand the tunnel at {shown}: is it another version of veil? restart it")
+    })
 }
 
 /// Everything up to the first newline or the end.
@@ -254,7 +271,8 @@ mod tests {
         let stale = dir.path().join("veil0.sock");
         drop(UnixListener::bind(&stale).unwrap());
         assert_eq!(error(None), none);
-        let nobody = format!("no tunnel answers at {}: is it running? start it with `veil run`", stale.display());
+        let nobody =
+            format!("no tunnel answers at {}: is it running? start it with `veil run`", stale.display());
         assert_eq!(error(Some(&stale)), nobody);
         assert!(error(Some(&dir.path().join("veil9.sock"))).starts_with("no tunnel answers at "));
         let _one = UnixListener::bind(dir.path().join("b.sock")).unwrap();

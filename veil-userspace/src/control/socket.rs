@@ -99,7 +99,9 @@ impl ControlSocket {
             match DirBuilder::new().mode(0o755).create(dir) {
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
                 Err(e) if e.kind() == ErrorKind::PermissionDenied => {
-                    return Err(e).with_context(|| format!("{}: run as root, or choose another place with --control", failed()));
+                    return Err(e).with_context(|| {
+                        format!("{}: run as root, or choose another place with --control", failed())
+                    });
                 }
                 made => made.with_context(|| format!("{}: cannot make its directory", failed()))?,
             }
@@ -109,7 +111,9 @@ impl ControlSocket {
         let address = SockAddr::unix(path).with_context(|| format!("{}: choose a shorter path", failed()))?;
         socket.bind(&address).with_context(|| match path.parent().is_some_and(Path::is_dir) {
             true => format!("{}: run as root, or choose another place with --control", failed()),
-            false => format!("{}: make its directory first, or choose another place with --control", failed()),
+            false => {
+                format!("{}: make its directory first, or choose another place with --control", failed())
+            }
         })?;
         let metadata = fs::symlink_metadata(path).with_context(failed)?;
         // From here on Drop removes the file, whatever fails below.
@@ -139,7 +143,9 @@ impl ControlSocket {
             let stream = match self.listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return fresh,
-                Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => continue,
+                Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {
+                    continue;
+                }
                 Err(error) => {
                     tracing::warn!("control socket {}: cannot accept a client: {error}", self.path.display());
                     return fresh;
@@ -237,12 +243,16 @@ impl Client {
                         self.asked = true;
                         return Ok(Some(request));
                     }
-                    Err(error) => self.queue(&Refusal { error: format!("no request of this version of veil: {error}") }),
+                    Err(error) => {
+                        self.queue(&Refusal { error: format!("no request of this version of veil: {error}") })
+                    }
                 }
                 continue;
             }
             if self.input.len() >= REQUEST_MAX {
-                self.queue(&Refusal { error: format!("a request is one line of at most {REQUEST_MAX} bytes") });
+                self.queue(&Refusal {
+                    error: format!("a request is one line of at most {REQUEST_MAX} bytes"),
+                });
                 self.flush();
                 return Err(Gone);
             }
@@ -298,9 +308,13 @@ fn remove_stale(path: &Path) -> Result<()> {
     let shown = path.display();
     match fs::symlink_metadata(path) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(e).with_context(|| format!("cannot look at the control socket {shown}: run as root")),
+        Err(e) => {
+            return Err(e).with_context(|| format!("cannot look at the control socket {shown}: run as root"));
+        }
         Ok(metadata) if !metadata.file_type().is_socket() => {
-            bail!("{shown} is in the way of the control socket: it is no socket, move it away or use --control")
+            bail!(
+                "{shown} is in the way of the control socket: it is no socket, move it away or use --control"
+            )
         }
         Ok(_) => {}
     }
@@ -308,12 +322,16 @@ fn remove_stale(path: &Path) -> Result<()> {
         Ok(pid) => {
             let name = path.file_stem().unwrap_or_default().display();
             let pid = pid.map_or("another process".to_owned(), |pid| format!("pid {pid}"));
-            bail!("interface {name} is already run by {pid} ({shown} answers): stop that one first, or use another name")
+            bail!(
+                "interface {name} is already run by {pid} ({shown} answers): stop that one first, or use another name"
+            )
         }
         Err(e) if e.kind() == ErrorKind::ConnectionRefused => {
             fs::remove_file(path).with_context(|| format!("cannot remove the stale control socket {shown}"))
         }
-        Err(e) => Err(e).with_context(|| format!("cannot ask who owns the control socket {shown}: run as root")),
+        Err(e) => {
+            Err(e).with_context(|| format!("cannot ask who owns the control socket {shown}: run as root"))
+        }
     }
 }
 
@@ -436,7 +454,10 @@ mod tests {
         let (mut stream, fd) = client(&mut control);
         stream.write_all(b"{\"request\":\"dance\"}\n").unwrap();
         assert_eq!(control.ready(fd), Outcome::Pending);
-        assert!(line(&stream).starts_with("{\"error\":\"no request of this version of veil: unknown variant `dance`"));
+        assert!(
+            line(&stream)
+                .starts_with("{\"error\":\"no request of this version of veil: unknown variant `dance`")
+        );
         stream.write_all(&[b'x'; REQUEST_MAX]).unwrap();
         assert_eq!(control.ready(fd), Outcome::Closed(fd));
         assert_eq!(line(&stream), "{\"error\":\"a request is one line of at most 4096 bytes\"}\n");

@@ -43,7 +43,14 @@ impl WideFrame {
     /// A frame lying at home in the set numbered `owner`; its pages are not touched yet.
     pub(super) fn new(set: SetName, owner: u32) -> Self {
         let Ok(buffer) = vec![0; ROOM].into_boxed_slice().try_into() else { unreachable!("ROOM bytes") };
-        WideFrame(Box::new(Body { buffer, len: 0, table: SegmentTable::default(), set, owner, at_home: true }))
+        WideFrame(Box::new(Body {
+            buffer,
+            len: 0,
+            table: SegmentTable::default(),
+            set,
+            owner,
+            at_home: true,
+        }))
     }
 
     pub(super) fn leave(&mut self) {

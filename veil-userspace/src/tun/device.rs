@@ -53,8 +53,10 @@ impl Tun {
         // SAFETY: `into_raw_fd` gives up the only ownership of an open descriptor.
         let descriptor = unsafe { OwnedFd::from_raw_fd(device.into_raw_fd()) };
         let tun = Tun { file: File::from(descriptor), name, mtu };
-        tun.set_header_len().with_context(|| format!("setting the header length of TUN device {}", tun.name))?;
-        tun.set_offload(0).with_context(|| format!("switching off the offloads of TUN device {}", tun.name))?;
+        tun.set_header_len()
+            .with_context(|| format!("setting the header length of TUN device {}", tun.name))?;
+        tun.set_offload(0)
+            .with_context(|| format!("switching off the offloads of TUN device {}", tun.name))?;
         Ok(tun)
     }
 

@@ -48,7 +48,8 @@ impl HandshakeResponder {
     pub fn new(peers: &[PeerSettings], entropy: &mut dyn Entropy) -> Self {
         let known = |(n, peer): (usize, &PeerSettings)| {
             let psk = Psk::from_bytes(*peer.psk.as_bytes());
-            let known = Known { id: PeerId(n as u32), psk, suites: peer.suites, last: LastTimestamp::default() };
+            let known =
+                Known { id: PeerId(n as u32), psk, suites: peer.suites, last: LastTimestamp::default() };
             (peer.public_key, known)
         };
         HandshakeResponder {

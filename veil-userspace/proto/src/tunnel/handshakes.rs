@@ -13,7 +13,6 @@ use crate::session::limits::{GIVE_UP, RETRY, RETRY_JITTER};
 use crate::timers::Deadlines;
 use crate::{DropCounters, DropReason, Entropy, Now, Path, PeerId, Tai64n};
 
-
 /// Initiations that may wait to be answered.
 const INITIATION_QUEUE: usize = 1024;
 /// Responses that may wait to be finished.
@@ -65,7 +64,9 @@ impl Peer {
         let configured = || self.addresses.iter().map(|&address| Path::to(address));
         let all = || {
             let heard = self.heard_at;
-            heard.into_iter().chain(configured().filter(move |p| Some(p.remote()) != heard.map(|h| h.remote())))
+            heard
+                .into_iter()
+                .chain(configured().filter(move |p| Some(p.remote()) != heard.map(|h| h.remote())))
         };
         all().nth(n % all().count().max(1))
     }
@@ -323,7 +324,9 @@ impl Handshakes {
 
     /// Wipes the peer's pending initiation; its index is free again.
     fn forget_pending(&mut self, peer_id: PeerId) {
-        let Some(request) = self.peers.get_mut(peer_id.index()).and_then(|p| p.request.as_mut()) else { return };
+        let Some(request) = self.peers.get_mut(peer_id.index()).and_then(|p| p.request.as_mut()) else {
+            return;
+        };
         if let Some(pending) = request.pending.take() {
             self.by_index.remove(&pending.local_index());
             self.indices.remove(&pending.local_index());
@@ -339,4 +342,3 @@ impl Handshakes {
         }
     }
 }
-

@@ -282,7 +282,8 @@ impl Sessions {
             self.wipe(retired);
         }
         let age = now.mono.saturating_sub(created);
-        let aged = role == Role::Initiator && age >= REKEY_AFTER_RECEIVE.min(self.rekey_after.saturating_mul(2));
+        let aged =
+            role == Role::Initiator && age >= REKEY_AFTER_RECEIVE.min(self.rekey_after.saturating_mul(2));
         if is_current && (aged || limit_reached) {
             self.request(peer_id);
         }
@@ -323,8 +324,12 @@ impl Sessions {
     #[inline]
     pub fn route(&self, packet: &[u8]) -> Result<PeerId, DropReason> {
         let found = match packet.first().map(|byte| byte >> 4) {
-            Some(4) => packet.get(16..20).and_then(|d| d.try_into().ok()).map(|d| self.allowed_ips.lookup_v4(d)),
-            Some(6) => packet.get(24..40).and_then(|d| d.try_into().ok()).map(|d| self.allowed_ips.lookup_v6(d)),
+            Some(4) => {
+                packet.get(16..20).and_then(|d| d.try_into().ok()).map(|d| self.allowed_ips.lookup_v4(d))
+            }
+            Some(6) => {
+                packet.get(24..40).and_then(|d| d.try_into().ok()).map(|d| self.allowed_ips.lookup_v6(d))
+            }
             _ => None,
         };
         found.ok_or(DropReason::NotIp)?.ok_or(DropReason::NoRoute)

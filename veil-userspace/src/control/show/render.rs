@@ -98,7 +98,8 @@ impl Page {
         for (name, sums) in open {
             let difference = sums.left.abs_diff(sums.right);
             let sums = format!("{name}: {} = {}", grouped(sums.left), grouped(sums.right));
-            let note = format!("{sums} is off by {}: on its way, unless it stays so at rest", grouped(difference));
+            let note =
+                format!("{sums} is off by {}: on its way, unless it stays so at rest", grouped(difference));
             let note = self.paint(YELLOW, &note);
             let _ = writeln!(self.text, "  {note}");
         }

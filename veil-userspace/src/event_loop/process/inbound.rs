@@ -9,7 +9,7 @@ use veil_proto::tunnel::{Inbound, ToHandshakes};
 use veil_proto::{DropReason, Now, PeerId};
 
 use super::Process;
-use crate::frame::{Home, Inbox, InnerMark, Opened, Outbox, Sealed};
+use crate::frame::{Home, Inbox, InnerMark, MAX_SEGMENTS, Opened, Outbox, Sealed};
 
 impl Process {
     /// Opens what waits in `from_link`, as far as `to_tun` has room. Frames with nothing for the host go to `home`;
@@ -48,6 +48,10 @@ impl Process {
         let mut delivers = false;
         for range in ranges {
             let Some(datagram) = bytes.get_mut(range) else { continue };
+            if table.lengths().len() == MAX_SEGMENTS {
+                self.counters.inbound_drops.count(DropReason::RunTooLong);
+                continue;
+            }
             let mut len = 0;
             match self.sessions.open(datagram, &path, now) {
                 Inbound::Data(opened) => {
@@ -58,14 +62,12 @@ impl Process {
                 Inbound::Handshake => {
                     let message = ToHandshakes::Datagram { path, bytes: datagram.to_vec() };
                     if to_handshakes.push(message).is_err() {
-                        self.counters.drops.count(DropReason::HandshakeQueueFull);
+                        self.counters.inbound_drops.count(DropReason::HandshakeQueueFull);
                     }
                 }
                 Inbound::Dropped(_) => {}
             }
-            if !table.push(len as u16) {
-                self.counters.frame_drops.count(DropReason::RunTooLong);
-            }
+            table.push(len as u16);
         }
         delivers
     }

@@ -39,6 +39,8 @@ pub struct ProcessCounters {
     pub skipped: AtomicU64,
     /// Frames refused, by reason.
     pub frame_drops: DropCounters,
+    /// Datagrams refused before they were opened, or for want of room at the handshakes.
+    pub inbound_drops: DropCounters,
     /// Packets taken from the host.
     pub tun_packets: AtomicU64,
     /// Those sealed.
@@ -116,6 +118,11 @@ impl Process {
     /// The frames sealed into; they come home here from the TX stage.
     pub fn transmit_set(&mut self) -> &mut WideSet {
         &mut self.transmit
+    }
+
+    /// The same frames, to be counted.
+    pub fn transmit_frames(&self) -> &WideSet {
+        &self.transmit
     }
 
     /// The sessions, to look into.

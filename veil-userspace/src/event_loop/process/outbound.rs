@@ -16,6 +16,7 @@ use veil_proto::{DropReason, Now, Path, PeerId};
 
 use super::Process;
 use crate::frame::{Home, Inbox, Inner, Outbox, Sealed, WideFrame};
+use crate::tun::NEEDS_CSUM;
 
 /// Datagrams in a run: what `UDP_SEGMENT` takes on every kernel that has it.
 const MAX_DATAGRAMS: usize = 64;
@@ -165,7 +166,7 @@ impl Process {
             return Err(DropReason::TooBig);
         }
         let mut flags = 0;
-        if header.needs_csum() {
+        if header.flags & NEEDS_CSUM != 0 {
             if sender_partial(packet, header.csum_start, header.csum_offset) {
                 flags = FLAG_PARTIAL;
             } else if !finish(packet, header.csum_start, header.csum_offset) {

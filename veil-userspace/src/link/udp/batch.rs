@@ -62,7 +62,8 @@ impl ReceiveBatch {
     pub fn receive(&mut self, fd: BorrowedFd<'_>, frames: &mut [WideFrame]) -> io::Result<usize> {
         let Arrays { headers, vectors, addresses, controls } = &mut self.0;
         let count = frames.len().min(headers.len());
-        let slots = headers.iter_mut().zip(vectors.iter_mut()).zip(addresses.iter_mut().zip(controls.iter_mut()));
+        let slots =
+            headers.iter_mut().zip(vectors.iter_mut()).zip(addresses.iter_mut().zip(controls.iter_mut()));
         for (frame, ((header, vector), (address, control))) in frames.iter_mut().zip(slots) {
             let room = frame.buffer_mut();
             *vector = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
@@ -138,7 +139,8 @@ impl SendBatch {
         departures: impl Iterator<Item = Departure<'a>>,
     ) -> io::Result<(usize, usize)> {
         let Arrays { headers, vectors, addresses, controls } = &mut self.0;
-        let slots = headers.iter_mut().zip(vectors.iter_mut()).zip(addresses.iter_mut().zip(controls.iter_mut()));
+        let slots =
+            headers.iter_mut().zip(vectors.iter_mut()).zip(addresses.iter_mut().zip(controls.iter_mut()));
         let mut offered = 0;
         for (((header, vector), (address, control)), departure) in slots.zip(departures) {
             let Departure { bytes, path, from_local, tos, segment } = departure;

@@ -135,7 +135,10 @@ fn bind_error(address: SocketAddr, error: io::Error) -> anyhow::Error {
             format!("UDP port {port} needs CAP_NET_BIND_SERVICE; grant it or choose a port of 1024 or above")
         }
         io::ErrorKind::AddrNotAvailable => {
-            format!("no interface here has the address {}; listen on [::] or on an address of this host", address.ip())
+            format!(
+                "no interface here has the address {}; listen on [::] or on an address of this host",
+                address.ip()
+            )
         }
         _ => return anyhow!(error).context(format!("binding a UDP socket to {address}")),
     };

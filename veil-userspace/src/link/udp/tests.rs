@@ -160,7 +160,10 @@ fn the_answer_leaves_from_the_address_that_was_asked() {
     assert_eq!(path.local(), Some("127.0.0.9".parse().unwrap()));
     b.tx.send_datagram(&path, b"answer", 1).unwrap();
     let (bytes, _, tos, back) = a.hear(1)[0].clone();
-    assert_eq!((&bytes[..], tos, back.remote()), (&b"answer"[..], 1, SocketAddr::new([127, 0, 0, 9].into(), b.port)));
+    assert_eq!(
+        (&bytes[..], tos, back.remote()),
+        (&b"answer"[..], 1, SocketAddr::new([127, 0, 0, 9].into(), b.port))
+    );
 }
 
 #[test]

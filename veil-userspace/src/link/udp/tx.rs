@@ -146,7 +146,9 @@ impl UdpTx {
     fn send_batch(&mut self) -> io::Result<usize> {
         let UdpTx { sockets, waiting, batch, max_segments, dscp, .. } = self;
         let Some(first) = waiting.front() else { return Ok(0) };
-        let (is_ipv4, Some(fd)) = (first.run.path.is_ipv4(), sockets.of(&first.run.path)) else { return Ok(0) };
+        let (is_ipv4, Some(fd)) = (first.run.path.is_ipv4(), sockets.of(&first.run.path)) else {
+            return Ok(0);
+        };
         let departures = waiting
             .iter()
             .take_while(|w| w.run.path.is_ipv4() == is_ipv4)
@@ -322,7 +324,9 @@ impl DatagramSender {
             let Err(error) = self.batch.send(fd, std::iter::once(departure)) else { return Ok(()) };
             match error.raw_os_error() {
                 Some(libc::EINTR) => {}
-                Some(libc::EINVAL | libc::EADDRNOTAVAIL) if departure.from_local && path.local().is_some() => {
+                Some(libc::EINVAL | libc::EADDRNOTAVAIL)
+                    if departure.from_local && path.local().is_some() =>
+                {
                     departure.from_local = false;
                 }
                 Some(errno) if may_be_another_paths(errno) && tries < RESENDS => {

@@ -1,0 +1,191 @@
+//! Gathers a [`Snapshot`] of a running tunnel: what does not change, and the counters of every stage.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use veil_proto::tunnel::SessionCounters;
+use veil_proto::{DropCounters, DropReason, Now, PeerId};
+
+use super::show::{Balance, FrameSet, PeerSnapshot, Snapshot};
+use crate::config::Config;
+use crate::event_loop::process::{Process, ProcessCounters};
+use crate::frame::{WideSet, lost_frames};
+use crate::link::LinkCounters;
+use crate::tun::TunCounters;
+
+/// What is known about a tunnel from its start.
+pub struct Facts {
+    /// Answers are made from this, with the counters filled in.
+    template: Snapshot,
+    started: u64,
+}
+
+impl Facts {
+    /// The facts of a tunnel that starts `now`.
+    pub fn new(config: &Config, listen: Vec<String>, threads_reason: String, now: Now) -> Self {
+        let peers = config.peers.iter().map(|peer| PeerSnapshot {
+            name: peer.name.clone(),
+            public_key: peer.public_key.to_string(),
+            allowed_ips: peer.allowed_ips.iter().map(ToString::to_string).collect(),
+            ..Default::default()
+        });
+        let template = Snapshot {
+            interface: config.name.clone(),
+            public_key: config.private_key.public().to_string(),
+            listen,
+            link: "udp".into(),
+            threads: "single".into(),
+            threads_reason,
+            mtu: config.mtu.into(),
+            peers: peers.collect(),
+            ..Default::default()
+        };
+        Facts { template, started: now.mono }
+    }
+}
+
+/// The counters of all stages.
+pub struct Gauges {
+    /// The link's, both ends.
+    pub link: Arc<LinkCounters>,
+    /// The TUN's, both ends.
+    pub tun: Arc<TunCounters>,
+    /// What the handshakes refused.
+    pub handshake_drops: Arc<DropCounters>,
+    /// Handshake datagrams handed to the link.
+    pub handshakes_out: Arc<AtomicU64>,
+}
+
+/// Everything about the tunnel at this moment.
+pub fn snapshot(
+    facts: &Facts,
+    gauges: &Gauges,
+    process: &Process,
+    sets: [&WideSet; 3],
+    now: Now,
+) -> Snapshot {
+    let mut out = facts.template.clone();
+    out.uptime_s = now.mono.saturating_sub(facts.started) / 1_000_000_000;
+    let sessions = process.sessions();
+    for (n, peer) in out.peers.iter_mut().enumerate() {
+        let Some(status) = sessions.status(PeerId(n as u32)) else { continue };
+        peer.endpoint = status.endpoint.map(|path| path.remote().to_string());
+        peer.last_handshake_s_ago = status.handshake_at.map(|at| now.mono.saturating_sub(at) / 1_000_000_000);
+        let of = |counter: &AtomicU64| counter.load(Relaxed);
+        peer.rx_packets = of(&status.counters.rx_packets);
+        peer.rx_bytes = of(&status.counters.rx_bytes);
+        peer.tx_packets = of(&status.counters.tx_packets);
+        peer.tx_bytes = of(&status.counters.tx_bytes);
+        peer.drops = status.counters.drops.nonzero().map(|(reason, n)| (reason.name().into(), n)).collect();
+    }
+    let (opened, stage) = (sessions.counters(), process.counters());
+    for set in sets {
+        let frames = FrameSet { total: set.total() as u64, home: set.home_count() as u64 };
+        out.frames.insert(set.name().name().into(), frames);
+    }
+    out.drops = drops(gauges, &opened, stage);
+    out.counters = counters(gauges, &opened, stage);
+    out.counters.insert("sessions".into(), sessions.session_count() as u64);
+    out.conservation = conservation(gauges, &opened, stage);
+    out
+}
+
+fn drops(gauges: &Gauges, opened: &SessionCounters, stage: &ProcessCounters) -> BTreeMap<String, u64> {
+    let mut all = BTreeMap::new();
+    let sources = [
+        &gauges.link.receive_drops,
+        &gauges.link.send_drops,
+        &gauges.tun.read_drops,
+        &gauges.tun.write_drops,
+        &gauges.handshake_drops,
+        &opened.drops,
+        &stage.drops,
+        &stage.frame_drops,
+        &stage.inbound_drops,
+    ];
+    for (reason, n) in sources.into_iter().flat_map(DropCounters::nonzero) {
+        *all.entry(reason.name().to_string()).or_default() += n;
+    }
+    all
+}
+
+fn counters(gauges: &Gauges, opened: &SessionCounters, stage: &ProcessCounters) -> BTreeMap<String, u64> {
+    let (link, tun) = (&gauges.link, &gauges.tun);
+    let named: [(&str, &AtomicU64); 29] = [
+        ("datagrams_received", &link.datagrams_received),
+        ("datagrams_opened", &opened.opened),
+        ("datagrams_handshake", &opened.handshake),
+        ("datagrams_sealed", &opened.sealed),
+        ("datagrams_sent", &link.datagrams_sent),
+        ("handshakes_sent", &gauges.handshakes_out),
+        ("bytes_received", &link.bytes_received),
+        ("bytes_sent", &link.bytes_sent),
+        ("receive_overflow", &link.receive_overflow),
+        ("receive_calls", &link.receive_calls),
+        ("send_calls", &link.send_calls),
+        ("send_blocked", &link.blocked),
+        ("resends", &link.resends),
+        ("path_errors", &link.path_errors),
+        ("gso_step_downs", &link.gso_step_downs),
+        ("frames_opened", &stage.frames),
+        ("frames_ip", &stage.ip),
+        ("frames_fragment", &stage.fragment),
+        ("frames_control", &stage.control),
+        ("frames_ack", &stage.ack),
+        ("frames_probe", &stage.probe),
+        ("frames_skipped", &stage.skipped),
+        ("ip_written", &tun.packets_written),
+        ("ip_written_bytes", &tun.bytes_written),
+        ("tun_packets", &stage.tun_packets),
+        ("tun_bytes", &tun.bytes_read),
+        ("packets_sealed", &stage.sealed),
+        ("packets_waiting", &stage.waiting),
+        ("runs_sealed", &stage.runs),
+    ];
+    let mut all: BTreeMap<String, u64> =
+        named.into_iter().map(|(name, counter)| (name.into(), counter.load(Relaxed))).collect();
+    all.insert("frames_dropped".into(), stage.frame_drops.total());
+    all.insert("frames_lost".into(), lost_frames());
+    all.insert("gso".into(), link.gso.load(Relaxed).into());
+    all.insert("gro".into(), link.gro.load(Relaxed).into());
+    all
+}
+
+/// The sums of the architecture's 'Conservation', equal when nothing is on its way.
+fn conservation(
+    gauges: &Gauges,
+    opened: &SessionCounters,
+    stage: &ProcessCounters,
+) -> BTreeMap<String, Balance> {
+    let (link, tun) = (&gauges.link, &gauges.tun);
+    let of = |counters: &[&AtomicU64]| counters.iter().map(|counter| counter.load(Relaxed)).sum::<u64>();
+    let sums = [
+        (
+            "datagrams-received",
+            of(&[&link.datagrams_received]),
+            of(&[&opened.opened, &opened.handshake])
+                + opened.drops.total()
+                + link.receive_drops.total()
+                + stage.inbound_drops.of(DropReason::RunTooLong),
+        ),
+        (
+            "frames-opened",
+            of(&[&stage.frames]),
+            of(&[&stage.ip, &stage.fragment, &stage.control, &stage.ack, &stage.probe, &stage.skipped])
+                + stage.frame_drops.total(),
+        ),
+        ("ip-accepted", of(&[&stage.ip]), of(&[&tun.packets_written]) + tun.write_drops.total()),
+        (
+            "tun-packets",
+            of(&[&tun.packets_read]),
+            of(&[&stage.sealed, &stage.waiting]) + stage.drops.total() + tun.read_drops.total(),
+        ),
+        (
+            "datagrams-sealed",
+            of(&[&opened.sealed, &gauges.handshakes_out]),
+            of(&[&link.datagrams_sent, &stage.dropped_datagrams]) + link.send_drops.total(),
+        ),
+    ];
+    sums.into_iter().map(|(name, left, right)| (name.into(), Balance { left, right })).collect()
+}

@@ -1,0 +1,153 @@
+//! `veil run`: builds one tunnel out of its configuration, runs it, and leaves nothing behind.
+//!
+//! Everything that can fail for a reason the operator can mend is done before the host is changed: names resolved, port
+//! bound, control socket taken. The TUN comes last; its addresses and routes go with it when it closes.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use anyhow::{Context, Result};
+use veil_proto::PeerId;
+use veil_proto::crypto::{KeyPair, NetworkSecret, Psk, Suites};
+use veil_proto::handshake::Identity;
+use veil_proto::peer::PeerSettings;
+use veil_proto::tunnel::{HandshakeOutput, Handshakes, Sessions, ToHandshakes};
+
+use crate::config::{Config, LinkMode, PeerConfig, ThreadsChoice};
+use crate::control::socket::{ControlSocket, default_path};
+use crate::control::status::{Facts, Gauges};
+use crate::event_loop::poll::Signals;
+use crate::event_loop::process::Process;
+use crate::event_loop::single::{EventLoop, Parts};
+use crate::host::{SystemEntropy, now};
+use crate::link::udp::UdpLink;
+use crate::netlink::Netlink;
+use crate::tun::Tun;
+
+/// What the command line says beside the configuration.
+pub struct RunOptions {
+    /// The NIC for AF_XDP; the UDP link uses every interface.
+    pub iface: Option<String>,
+    /// Which link to use.
+    pub link: LinkMode,
+    /// Which threads step the stages.
+    pub threads: ThreadsChoice,
+    /// The control socket's path, if not the default.
+    pub control: Option<PathBuf>,
+}
+
+/// Runs a tunnel until SIGINT or SIGTERM.
+///
+/// # Errors
+/// One line that says what could not be set up, where, and the cure; nothing is left half set up then.
+pub fn run(config: Config, options: RunOptions) -> Result<()> {
+    options.link.check_built_in("--link xdp")?;
+    options.threads.check_built_in("--threads pipeline")?;
+    let signals = Signals::new().context("cannot take over SIGINT and SIGTERM")?;
+    let resolved = resolve_endpoints(&config.peers)?;
+    let control_path = options.control.unwrap_or_else(|| default_path(&config.name));
+    let control = ControlSocket::bind(&control_path)?;
+    let (link_rx, link_tx, _) = UdpLink::open(config.listen, config.link.dscp)?;
+    let tun = Tun::open(&config.name, config.mtu)?;
+    configure_host(&config)?;
+
+    let started = now();
+    let reason = threads_reason(options.threads);
+    let facts = Facts::new(&config, vec![config.listen.to_string()], reason.clone(), started);
+    let (name, listen, endpoints) = (config.name.clone(), config.listen, endpoints(&config));
+    let (mut handshakes, sessions) =
+        protocol(config.peers, config.private_key, config.network_secret, config.rekey_after);
+    let mut out = HandshakeOutput::default();
+    for (peer, addresses) in resolved {
+        let message = ToHandshakes::Resolved { peer, addresses };
+        handshakes.handle(message, started, &mut SystemEntropy::new(), &mut out);
+    }
+    let (tun_rx, tun_tx) = tun.split();
+    let gauges = Gauges {
+        link: link_rx.shared_counters(),
+        tun: tun_rx.shared_counters(),
+        handshake_drops: handshakes.drops(),
+        handshakes_out: Arc::new(AtomicU64::new(0)),
+    };
+    let process = Process::new(sessions, config.mtu);
+    let parts =
+        Parts { link_rx, link_tx, tun_rx, tun_tx, process, handshakes, endpoints, control, facts, gauges };
+    let mut event_loop = EventLoop::new(parts)?;
+    tracing::info!("{name}: ready on {listen}; link udp; threads single ({reason})");
+    event_loop.run(&signals)?;
+    match event_loop.incomplete_set() {
+        None => tracing::info!("{name}: stopped"),
+        Some(set) => tracing::error!("{name}: stopped with frames missing from the set {set}"),
+    }
+    Ok(())
+}
+
+fn threads_reason(choice: ThreadsChoice) -> String {
+    match choice {
+        ThreadsChoice::Single => "as asked".into(),
+        _ => "the only mode built in yet".into(),
+    }
+}
+
+fn endpoints(config: &Config) -> Vec<Option<crate::config::Endpoint>> {
+    config.peers.iter().map(|peer| peer.endpoint.clone()).collect()
+}
+
+/// Resolves every endpoint once: a name that is wrong is found here, not after minutes of silence.
+fn resolve_endpoints(peers: &[PeerConfig]) -> Result<Vec<(PeerId, Vec<std::net::SocketAddr>)>> {
+    let mut all = Vec::new();
+    for (n, peer) in peers.iter().enumerate() {
+        let Some(endpoint) = &peer.endpoint else { continue };
+        let addresses = endpoint.resolve().with_context(|| {
+            format!(
+                "peer `{}`: cannot resolve its endpoint {endpoint} (check the name and the resolver)",
+                peer.name
+            )
+        })?;
+        all.push((PeerId(n as u32), addresses));
+    }
+    Ok(all)
+}
+
+/// Addresses, MTU and the routes to every peer's networks but the default route.
+fn configure_host(config: &Config) -> Result<()> {
+    let mut netlink = Netlink::open()?;
+    let index = netlink.link_index(&config.name)?;
+    netlink.set_link_up_mtu(index, config.mtu.into())?;
+    for &address in &config.addresses {
+        netlink.add_address(index, address)?;
+    }
+    let on_link = |net: &veil_proto::allowed_ips::IpNet| {
+        config.addresses.iter().any(|own| own.network() == net.network())
+    };
+    let nets = config.peers.iter().flat_map(|peer| &peer.allowed_ips);
+    for &net in nets.filter(|net| net.prefix > 0 && !on_link(net)) {
+        netlink.add_route(index, net)?;
+    }
+    Ok(())
+}
+
+fn protocol(
+    peers: Vec<PeerConfig>,
+    private_key: veil_proto::crypto::PrivateKey,
+    network_secret: NetworkSecret,
+    rekey_after: Option<std::time::Duration>,
+) -> (Handshakes, Sessions) {
+    let nanos = |time: std::time::Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let settings: Vec<PeerSettings> = peers
+        .into_iter()
+        .map(|peer| PeerSettings {
+            public_key: peer.public_key,
+            psk: Psk::from_bytes(*peer.psk.as_bytes()),
+            suites: peer.cipher.map_or_else(Suites::supported, Suites::only),
+            allowed_ips: peer.allowed_ips,
+            keepalive: peer.keepalive.map(nanos),
+            has_endpoint: peer.endpoint.is_some(),
+        })
+        .collect();
+    let keys = KeyPair::from_private(private_key);
+    let sessions = Sessions::new(&keys.public, &network_secret, &settings, rekey_after.map(nanos));
+    let identity = Identity::new(keys, network_secret);
+    (Handshakes::new(identity, &settings, &mut SystemEntropy::new()), sessions)
+}
