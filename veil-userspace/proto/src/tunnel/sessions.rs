@@ -421,7 +421,10 @@ impl Sessions {
         let (peer_id, created) = (session.peer, session.created);
         let overtaken = |p: &Peer| number.is_some() && p.request != number;
         if self.peers.get(peer_id.index()).is_none_or(overtaken) {
-            self.counters.drops.count(DropReason::Overtaken);
+            // Its datagram is counted as a handshake already: this is a session dropped, not a datagram.
+            if let Some(peer) = self.peers.get(peer_id.index()) {
+                peer.counters.drops.count(DropReason::Overtaken);
+            }
             self.to_handshakes.push_back(ToHandshakes::Retired(session.local_index));
             return;
         }

@@ -199,7 +199,7 @@ impl UdpTx {
             }
             libc::EINTR => {}
             // The local address went away (roaming): let the kernel choose another, once.
-            libc::EINVAL | libc::EADDRNOTAVAIL if first.from_local && path.local().is_some() => {
+            errno if local_may_be_gone(errno) && first.from_local && path.local().is_some() => {
                 first.from_local = false;
             }
             // No GSO for this run: it may be longer than the path takes, or an interface without checksum offload.
@@ -324,9 +324,7 @@ impl DatagramSender {
             let Err(error) = self.batch.send(fd, std::iter::once(departure)) else { return Ok(()) };
             match error.raw_os_error() {
                 Some(libc::EINTR) => {}
-                Some(libc::EINVAL | libc::EADDRNOTAVAIL)
-                    if departure.from_local && path.local().is_some() =>
-                {
+                Some(errno) if local_may_be_gone(errno) && departure.from_local && path.local().is_some() => {
                     departure.from_local = false;
                 }
                 Some(errno) if may_be_another_paths(errno) && tries < RESENDS => {
@@ -346,6 +344,12 @@ impl Clone for DatagramSender {
     fn clone(&self) -> Self {
         DatagramSender::new(self.sockets.clone(), self.counters.clone(), self.dscp)
     }
+}
+
+/// Whether `errno` is what the kernel says when the source address asked for is no longer this host's: which one depends
+/// on where the route lookup ends (ip_route_output_key_hash_rcu, net/ipv4/route.c; ip6_datagram_send_ctl for IPv6).
+fn local_may_be_gone(errno: i32) -> bool {
+    matches!(errno, libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENETUNREACH | libc::EHOSTUNREACH)
 }
 
 /// The configured DSCP with the ECN bits of `tos` (RFC 6040: outer ECN = inner ECN).

@@ -1,0 +1,19 @@
+//! The protocol alone, in virtual time: ends made of `Handshakes` and `Sessions` on a wire that loses, delays and
+//! doubles datagrams as a seed or a script says.
+//!
+//! Nothing here waits, opens a socket or needs a privilege. Every datagram that reaches an end goes through
+//! [`end::End::receive`], which asserts that packets come at most once, whole and to the right end; every scenario ends
+//! with [`sim::World::check_conservation`].
+
+mod crossing;
+mod end;
+mod handshake_and_data;
+mod hostile;
+mod inner_addresses;
+mod lifetime;
+mod random_operations;
+mod replayed_initiations;
+mod restart;
+mod roaming;
+mod sim;
+mod timers;
