@@ -44,7 +44,9 @@ fn survive(tunnel: &Tunnel, transfer: &Transfer) -> Result<()> {
     left.address("eth0", "10.99.0.77/24")?;
     let moved_at = transfer.arrived();
     // A client that only receives falls silent; the far end learns of its new address when it next speaks.
-    ping(left, "10.8.0.2", PATIENCE)?;
+    if let Err(error) = ping(left, "10.8.0.2", PATIENCE) {
+        anyhow::bail!("{error:#}\nleft:\n{}\nright:\n{}", tunnel.left.show(&[])?, tunnel.right.show(&[])?);
+    }
     transfer.wait_for(moved_at + AFTER, 2 * PATIENCE)?;
     let shown = show(&tunnel.right)?;
     let client = peer(&shown, &tunnel.hosts.left.interface)?;

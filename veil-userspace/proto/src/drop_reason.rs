@@ -68,6 +68,10 @@ drop_reasons! {
     FrameUnknownFlag => "frame-unknown-flag",
     /// A mux frame of a kind whose content does not parse.
     FrameMalformed => "frame-malformed",
+    /// A piece of a packet that overlaps another piece of it, or disagrees with it.
+    FragmentConflict => "fragment-conflict",
+    /// A packet of which not all pieces came in time, or too many at once.
+    FragmentIncomplete => "fragment-incomplete",
     /// An inner packet that is no valid IPv4 or IPv6 packet of exactly the frame's length.
     InnerMalformed => "inner-malformed",
     /// An inner packet from an address that is not among the peer's allowed IPs.

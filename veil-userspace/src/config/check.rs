@@ -13,7 +13,7 @@ use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 use std::time::Duration;
 use toml::Spanned;
-use veil_proto::allowed_ips::IpNet;
+use veil_proto::allowed_ips::{IpNet, IpNetError};
 use veil_proto::crypto::{NetworkSecret, PrivateKey, Psk, PublicKey, Suite};
 
 /// The tunnel MTU that fits the outer headers of IPv4 and IPv6 into 1500 bytes with room for the mux.
@@ -301,9 +301,8 @@ fn allowed_ip(text: &Spanned<String>, source: &Source) -> Result<IpNet> {
 fn ip_net(text: &Spanned<String>, what: &str, source: &Source) -> Result<IpNet> {
     let shown = text.get_ref();
     let example = if what == "address" { "10.8.0.1/24 or fd08::1/64" } else { "10.8.0.2/32 or fd08::/64" };
-    shown.parse().map_err(|_| {
-        let text_ = format!("{what} `{shown}` is no address with a prefix length: write it like {example}");
-        source.error(text.span(), text_)
+    shown.parse().map_err(|e: IpNetError| {
+        source.error(text.span(), format!("{what} `{shown}`: {e}: write it like {example}"))
     })
 }
 

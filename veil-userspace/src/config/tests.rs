@@ -277,7 +277,7 @@ fn listen_is_an_address_and_a_port() {
 fn addresses_are_ones_an_interface_can_have() {
     let addresses =
         |list: &str| error(&format!("[interface]\nprivate-key-file = \"veil.key\"\naddresses = [{list}]\n"));
-    let wanted = "veil.toml:3: address `10.8.0/24` is no address with a prefix length: write it like 10.8.0.1/24 or fd08::1/64";
+    let wanted = "veil.toml:3: address `10.8.0/24`: `10.8.0` is not an IPv4 or IPv6 address: write it like 10.8.0.1/24 or fd08::1/64";
     assert_eq!(addresses("\"10.8.0/24\""), wanted);
     let wanted = "veil.toml:3: address `10.8.0.0/24` is the network or broadcast address of its network: choose one in between";
     assert_eq!(addresses("\"10.8.0.0/24\""), wanted);
@@ -314,7 +314,7 @@ fn a_peer_has_allowed_ips_that_make_sense() {
     let wanted =
         "veil.toml:11: allowed-ips of peer `carol` is empty: list the inner addresses that peer may use";
     assert_eq!(error(&with_carol(CAROL_PUBLIC, "allowed-ips = []\n")), wanted);
-    let wanted = "veil.toml:11: allowed IP `10.8.0.3/33` is no address with a prefix length: write it like 10.8.0.2/32 or fd08::/64";
+    let wanted = "veil.toml:11: allowed IP `10.8.0.3/33`: `33` is not a prefix length: 10.8.0.3 takes 0 to 32: write it like 10.8.0.2/32 or fd08::/64";
     assert_eq!(error(&with_carol(CAROL_PUBLIC, "allowed-ips = [\"10.8.0.3/33\"]\n")), wanted);
     assert_eq!(error(&with_carol(CAROL_PUBLIC, "")), "veil.toml:8: the key `allowed-ips` is missing: add it");
 }

@@ -62,7 +62,7 @@ pub fn snapshot(
     facts: &Facts,
     gauges: &Gauges,
     process: &Process,
-    sets: [&WideSet; 3],
+    ends: [&WideSet; 2],
     now: Now,
 ) -> Snapshot {
     let mut out = facts.template.clone();
@@ -80,7 +80,7 @@ pub fn snapshot(
         peer.drops = status.counters.drops.nonzero().map(|(reason, n)| (reason.name().into(), n)).collect();
     }
     let (opened, stage) = (sessions.counters(), process.counters());
-    for set in sets {
+    for set in ends.into_iter().chain(process.sets()) {
         let frames = FrameSet { total: set.total() as u64, home: set.home_count() as u64 };
         out.frames.insert(set.name().name().into(), frames);
     }
@@ -103,6 +103,7 @@ fn drops(gauges: &Gauges, opened: &SessionCounters, stage: &ProcessCounters) -> 
         &stage.drops,
         &stage.frame_drops,
         &stage.inbound_drops,
+        &stage.reassembly_drops,
     ];
     for (reason, n) in sources.into_iter().flat_map(DropCounters::nonzero) {
         *all.entry(reason.name().to_string()).or_default() += n;
@@ -112,7 +113,7 @@ fn drops(gauges: &Gauges, opened: &SessionCounters, stage: &ProcessCounters) -> 
 
 fn counters(gauges: &Gauges, opened: &SessionCounters, stage: &ProcessCounters) -> BTreeMap<String, u64> {
     let (link, tun) = (&gauges.link, &gauges.tun);
-    let named: [(&str, &AtomicU64); 29] = [
+    let named: [(&str, &AtomicU64); 31] = [
         ("datagrams_received", &link.datagrams_received),
         ("datagrams_opened", &opened.opened),
         ("datagrams_handshake", &opened.handshake),
@@ -139,6 +140,8 @@ fn counters(gauges: &Gauges, opened: &SessionCounters, stage: &ProcessCounters) 
         ("ip_written_bytes", &tun.bytes_written),
         ("tun_packets", &stage.tun_packets),
         ("tun_bytes", &tun.bytes_read),
+        ("ip_reassembled", &stage.reassembled),
+        ("packets_fragmented", &stage.fragmented),
         ("packets_sealed", &stage.sealed),
         ("packets_waiting", &stage.waiting),
         ("runs_sealed", &stage.runs),
@@ -175,7 +178,11 @@ fn conservation(
             of(&[&stage.ip, &stage.fragment, &stage.control, &stage.ack, &stage.probe, &stage.skipped])
                 + stage.frame_drops.total(),
         ),
-        ("ip-accepted", of(&[&stage.ip]), of(&[&tun.packets_written]) + tun.write_drops.total()),
+        (
+            "ip-accepted",
+            of(&[&stage.ip, &stage.reassembled]),
+            of(&[&tun.packets_written]) + tun.write_drops.total(),
+        ),
         (
             "tun-packets",
             of(&[&tun.packets_read]),

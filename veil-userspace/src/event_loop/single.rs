@@ -20,7 +20,7 @@ use crate::control::resolver::Resolver;
 use crate::control::show::Snapshot;
 use crate::control::socket::{ControlSocket, Interest as ClientInterest, Outcome, Request};
 use crate::control::status::{Facts, Gauges, snapshot};
-use crate::frame::{Bounded, Inbox, Inner, Opened, Sealed, SetName, WideSet};
+use crate::frame::{Bounded, Inbox, Inner, Opened, Sealed, SetName, TwoHomes, WideSet};
 use crate::host::{SystemEntropy, now};
 use crate::link::{LinkRx, LinkTx, SendResult};
 use crate::tun::{TunRead, TunWrite};
@@ -175,8 +175,19 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
         self.handshakes(now)?;
         self.parts.process.settle(&mut self.to_link, now);
         self.send()?;
+        self.path_errors(now);
         let more = self.link_ready || (self.tun_ready && self.blocked.is_none());
         Ok(more || self.parts.handshakes.has_work())
+    }
+
+    /// What this host has said about a path's MTU is taken at its word; an ICMP message only makes the kernel say it.
+    fn path_errors(&mut self, now: Now) {
+        while let Some(error) = self.parts.link_rx.take_path_error() {
+            if let (true, Some(mtu)) = (error.local, error.mtu) {
+                // IPv4 leaves the port out of what it says itself; an MTU is an address's, not a port's.
+                self.parts.process.path_mtu(error.remote.ip(), mtu, now);
+            }
+        }
     }
 
     fn inbound(&mut self, now: Now) -> Result<()> {
@@ -185,7 +196,8 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
         self.link_ready = received.context("cannot receive from the link")?.more;
         let (to_handshakes, home) = (&mut self.to_handshakes, &mut self.received);
         parts.process.inbound(&mut self.from_link, &mut self.to_tun, to_handshakes, home, now);
-        parts.tun_tx.write(&mut self.to_tun, &mut self.received);
+        let mut homes = TwoHomes(&mut self.received, parts.process.injected_set());
+        parts.tun_tx.write(&mut self.to_tun, &mut homes);
         Ok(())
     }
 
@@ -333,13 +345,12 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
     /// Everything about the tunnel at this moment.
     pub fn snapshot(&self) -> Snapshot {
         let parts = &self.parts;
-        let sets = [&self.received, &self.read, parts.process.transmit_frames()];
-        snapshot(&parts.facts, &parts.gauges, &parts.process, sets, now())
+        snapshot(&parts.facts, &parts.gauges, &parts.process, [&self.received, &self.read], now())
     }
 
     /// The name of a frame set that is not whole, if there is one. At rest there is none.
     pub fn incomplete_set(&self) -> Option<&'static str> {
-        let sets = [&self.received, &self.read, self.parts.process.transmit_frames()];
-        sets.into_iter().find(|set| !set.is_whole()).map(|set| set.name().name())
+        let mut sets = [&self.received, &self.read].into_iter().chain(self.parts.process.sets());
+        sets.find(|set| !set.is_whole()).map(|set| set.name().name())
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A packet lives in a frame and a frame has one owner: frames are move-only, and holding one is the permission to
 //! touch its bytes. Every frame is taken from a set and goes home to that set; the three item types below say what
-//! state its bytes are in. RX stages make items, the process stage turns one kind into another, TX stages use them up.
+//! state its bytes are in. RX stages make items, the process stage turns one kind into another, TX stages use them
+//! up.
 //!
 //! The one invariant: at rest every set is whole (`WideSet::is_whole`).
 //!
@@ -26,7 +27,7 @@ mod set;
 mod wide;
 
 pub use mark::{InnerMark, MARK_LEN, Marks};
-pub use set::{SetName, WideSet};
+pub use set::{SetName, TwoHomes, WideSet};
 pub use wide::{CAPACITY, HEADROOM, MAX_SEGMENTS, SegmentTable, WideFrame, lost_frames};
 
 use crate::tun::VnetHdr;

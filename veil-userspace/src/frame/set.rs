@@ -1,8 +1,8 @@
 //! A set of wide frames: where they come from and where they go home to.
 //!
 //! The stage that takes frames owns the set; it is created once, whole, at start, and nothing allocates afterwards.
-//! Taking is last in, first out, so that the memory in use stays warm. The invariant: `total` frames exist, each either
-//! at home or out with exactly one holder.
+//! Taking is last in, first out, so that the memory in use stays warm. The invariant: `total` frames exist, each
+//! either at home or out with exactly one holder.
 
 use super::Home;
 use super::wide::WideFrame;
@@ -98,6 +98,16 @@ impl Home for WideSet {
     #[inline]
     fn give(&mut self, frame: WideFrame) {
         WideSet::give(self, frame);
+    }
+}
+
+/// Two sets whose frames take the same way home.
+pub struct TwoHomes<'a>(pub &'a mut WideSet, pub &'a mut WideSet);
+
+impl Home for TwoHomes<'_> {
+    #[inline]
+    fn give(&mut self, frame: WideFrame) {
+        if frame.set() == self.0.name() { self.0.give(frame) } else { self.1.give(frame) }
     }
 }
 

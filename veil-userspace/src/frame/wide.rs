@@ -1,8 +1,9 @@
 //! The wide frame: room for the largest thing one system call moves, and the table of what is in it.
 //!
-//! A wide frame holds a GRO or GSO run, or one super-packet from the TUN. It is one pointer, so that moving it through
-//! a queue moves 8 bytes. Only `WideSet` makes wide frames; only giving one back to its set ends it. One that is dropped
-//! anywhere else is a hole in a set: that panics in debug builds, and is counted in release (`lost_frames`).
+//! A wide frame holds a GRO or GSO run, or one super-packet from the TUN. It is one pointer, so that moving it
+//! through a queue moves 8 bytes. Only `WideSet` makes wide frames; only giving one back to its set ends it. One that
+//! is dropped anywhere else is a hole in a set: that panics in debug builds, and is counted in release
+//! (`lost_frames`).
 
 use super::set::SetName;
 use std::fmt;

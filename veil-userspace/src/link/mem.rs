@@ -242,11 +242,13 @@ impl LinkTx for MemTx {
     }
 
     fn send_datagram(&mut self, path: &Path, bytes: &[u8], tos: u8) -> io::Result<()> {
-        if !self.push(path, bytes, bytes.len().min(usize::from(u16::MAX)) as u16, tos) {
-            self.counters.send_drops.count(DropReason::LinkSend);
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        Ok(())
+        let refused = match u16::try_from(bytes.len()) {
+            Ok(length) if self.push(path, bytes, length, tos) => return Ok(()),
+            Ok(_) => io::ErrorKind::WouldBlock.into(),
+            Err(_) => io::Error::from_raw_os_error(libc::EMSGSIZE),
+        };
+        self.counters.send_drops.count(DropReason::LinkSend);
+        Err(refused)
     }
 
     fn blocked_on(&self) -> Option<BorrowedFd<'_>> {

@@ -1,8 +1,8 @@
 //! The outer ends of the tunnel: what carries sealed datagrams between this host and its peers.
 //!
-//! A link is a pair of ends. [`LinkRx`] fills frames with runs of sealed datagrams for the RX stage, [`LinkTx`] empties
-//! frames for the TX stage; the two may live on different threads and share no lock on the packet path. A link knows
-//! addresses and bytes, never a peer or a key.
+//! A link is a pair of ends. [`LinkRx`] fills frames with runs of sealed datagrams for the RX stage, [`LinkTx`]
+//! empties frames for the TX stage; the two may live on different threads and share no lock on the packet path. A
+//! link knows addresses and bytes, never a peer or a key.
 //!
 //! The invariant, at rest: datagrams received = handed on + `receive_drops`; datagrams handed in = `datagrams_sent` +
 //! `send_drops`; and no link holds a frame.
@@ -24,8 +24,8 @@ pub trait LinkRx {
     /// Takes frames from `set`, fills each with one run, and pushes it to `out`, for at most `budget` runs.
     ///
     /// Never takes more frames than `out` has room for; unused frames are back in `set` when this returns. A run's
-    /// `path` is the sender's address and the local address the sender used; its `tos` is the outer TOS byte. An error
-    /// means the link itself is broken; what was pushed before it stays pushed.
+    /// `path` is the sender's address and the local address the sender used; its `tos` is the outer TOS byte. An
+    /// error means the link itself is broken; what was pushed before it stays pushed.
     fn receive(
         &mut self,
         set: &mut WideSet,
@@ -36,8 +36,14 @@ pub trait LinkRx {
     /// The descriptors that become readable when there is something to receive.
     fn fds(&self) -> Fds<'_>;
 
-    /// Takes what waits on the error queues; call it when epoll reports `EPOLLERR`, which stays up until this is done.
+    /// Takes what waits on the error queues; call it when epoll reports `EPOLLERR`, which stays up until this is
+    /// done.
     fn drain_errors(&mut self) {}
+
+    /// The next thing that this host has said about a destination: what came to light while errors were drained.
+    fn take_path_error(&mut self) -> Option<udp::PathError> {
+        None
+    }
 
     /// What this link has counted, both ends together.
     fn counters(&self) -> &LinkCounters;

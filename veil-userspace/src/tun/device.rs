@@ -1,12 +1,12 @@
 //! The TUN device itself: attached with `IFF_VNET_HDR`, never blocking.
 #![allow(unsafe_code)]
-//! Unsafe: two `ioctl`s and the taking over of one descriptor. What it guarantees: an ioctl's argument is a plain number,
-//! or the pointer to a local `int` that lives until the call returns; the descriptor comes from `into_raw_fd`, so that it
-//! has no other owner.
+//! Unsafe: two `ioctl`s and the taking over of one descriptor. What it guarantees: an ioctl's argument is a plain
+//! number, or the pointer to a local `int` that lives until the call returns; the descriptor comes from
+//! `into_raw_fd`, so that it has no other owner.
 //!
 //! The crate `tun` creates or attaches the device; we set what it does not: the length of the packet header, and the
-//! offloads, at every attach, since a persistent device keeps those of its last owner. Addresses, MTU, routes and the up
-//! flag are set by netlink elsewhere, so attaching needs no more privilege than the device demands.
+//! offloads, at every attach, since a persistent device keeps those of its last owner. Addresses, MTU, routes and the
+//! up flag are set by netlink elsewhere, so attaching needs no more privilege than the device demands.
 
 use super::{TunCounters, TunRead, TunReceived, TunWrite, VNET_HDR_LEN, VnetHdr, deliver};
 use crate::frame::{Frame, Home, Inbox, Inner, Opened, Outbox, WideSet};
@@ -33,8 +33,8 @@ pub struct Tun {
 }
 
 impl Tun {
-    /// Creates the device `name`, or attaches to a persistent one, in the network namespace of the calling thread. All
-    /// offloads are off afterwards.
+    /// Creates the device `name`, or attaches to a persistent one, in the network namespace of the calling thread.
+    /// All offloads are off afterwards.
     ///
     /// `mtu` is remembered for whoever configures the interface; it is not set here.
     ///
@@ -243,8 +243,8 @@ mod tests {
     use crate::frame::{Bounded, SetName};
     use std::sync::atomic::Ordering::Relaxed;
 
-    /// A device of this process's own, or `None`, loudly, where the machine does not let us; `VEIL_PRIVILEGED=1` makes
-    /// that a failure.
+    /// A device of this process's own, or `None`, loudly, where the machine does not let us; `VEIL_PRIVILEGED=1`
+    /// makes that a failure.
     fn device(name: &str) -> Option<Tun> {
         match Tun::open(name, 1416) {
             Ok(tun) => Some(tun),

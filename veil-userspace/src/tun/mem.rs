@@ -1,8 +1,8 @@
 //! A TUN in memory: the tunnel's two ends, and the host's side as a handle. For tests, simulation and benchmarks.
 //!
-//! What the host sends is read by the tunnel, one packet per frame; what the tunnel writes, the host receives, with the
-//! header it was written with. The walk over marks is the real device's (`deliver`), so that tests see what a kernel
-//! would.
+//! What the host sends is read by the tunnel, one packet per frame; what the tunnel writes, the host receives, with
+//! the header it was written with. The walk over marks is the real device's (`deliver`), so that tests see what a
+//! kernel would.
 
 use super::{TunCounters, TunRead, TunReceived, TunWrite, VnetHdr, deliver};
 use crate::frame::{Frame, Home, Inbox, Inner, Opened, Outbox, WideSet};
@@ -192,7 +192,8 @@ mod tests {
         assert_eq!(rx.counters().packets_read.load(Relaxed), 3);
     }
 
-    /// A frame of two datagrams 100 bytes apart: the first holds `packets`, the second was refused, a third holds one.
+    /// A frame of two datagrams 100 bytes apart: the first holds `packets`, the second was refused, a third holds
+    /// one.
     #[test]
     fn only_what_is_marked_for_delivery_is_written() {
         let (_rx, mut tx, host) = tun(8).unwrap();

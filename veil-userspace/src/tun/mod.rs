@@ -1,8 +1,8 @@
 //! The inner end of the tunnel: where the host's own packets come from and go to.
 //!
-//! A TUN is a pair of ends as a link is: [`TunRead`] fills frames for the RX stage, one packet each with what its sender
-//! left undone ([`VnetHdr`]); [`TunWrite`] walks opened runs for the TX stage and writes the packets whose marks say so.
-//! Neither knows the protocol: an opened run is described by its frame's table and its marks.
+//! A TUN is a pair of ends as a link is: [`TunRead`] fills frames for the RX stage, one packet each with what its
+//! sender left undone ([`VnetHdr`]); [`TunWrite`] walks opened runs for the TX stage and writes the packets whose
+//! marks say so. Neither knows the protocol: an opened run is described by its frame's table and its marks.
 //!
 //! The invariant, at rest: packets read = handed on + `read_drops`; packets marked for delivery = `packets_written` +
 //! `write_drops`; no end holds a frame.
@@ -110,8 +110,8 @@ fn deliver(run: &Opened, drops: &DropCounters, mut write: impl FnMut(VnetHdr, &[
     }
 }
 
-/// Where the unfinished checksum of `packet` is, by its own headers alone: unfragmented IPv4, or IPv6 without extension
-/// headers, and TCP (RFC 9293 3.1: at 16) or UDP (RFC 768: at 6). `None` for anything else.
+/// Where the unfinished checksum of `packet` is, by its own headers alone: unfragmented IPv4, or IPv6 without
+/// extension headers, and TCP (RFC 9293 3.1: at 16) or UDP (RFC 768: at 6). `None` for anything else.
 pub fn partial_checksum(packet: &[u8]) -> Option<VnetHdr> {
     let (start, protocol) = match packet.first()? >> 4 {
         4 => {

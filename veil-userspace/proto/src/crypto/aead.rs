@@ -244,7 +244,7 @@ mod tests {
             let other = AeadKey::new(suite, &[8; 32]);
             assert_eq!(aead_decrypt(&other, 5, b"header", &mut sealed.clone()), Err(OpenError));
             for short in 0..sealed.len() {
-                assert!(aead_decrypt(&key, 5, b"header", &mut sealed.clone()[..short]).is_err());
+                assert!(aead_decrypt(&key, 5, b"header", &mut { sealed }[..short]).is_err());
             }
             assert_eq!(aead_decrypt(&key, 5, b"header", &mut sealed).unwrap(), b"some plaintext bytes");
         }

@@ -3,7 +3,7 @@
 //!
 //! A *partial* packet's TCP or UDP checksum field holds the pseudo-header's sum, and whoever needs the whole
 //! sum finishes it: the NIC, the kernel, or [`finish`]. It saves reading every byte twice, as the AEAD
-//! already vouches for them. Both ends decide by one function, [`derive`]: the sender sets the flag exactly
+//! already vouches for them. Both ends decide by one function, `derive`: the sender sets the flag exactly
 //! where the receiver will accept it. Invariant: start and offset come from our own parse; nothing a peer
 //! sends becomes an offset.
 

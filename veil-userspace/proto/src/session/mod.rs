@@ -4,11 +4,13 @@
 //! holds it in a [`SessionTable`](table::SessionTable) and decides by [`slots`] which session of a peer seals.
 
 pub mod limits;
+pub mod reassembly;
 pub mod replay_window;
 pub mod slots;
 pub mod table;
 mod transport;
 
+pub use reassembly::FragmentReassembly;
 pub use replay_window::ReplayWindow;
 pub use slots::Slots;
 pub use table::{SessionId, SessionTable};

@@ -1,7 +1,7 @@
 //! One session's two directions: sealing under one key, opening under the other.
 
 use super::limits::{Budget, REJECT_AFTER};
-use super::{HEADER_LEN, MIN_DATAGRAM, ReplayWindow};
+use super::{FragmentReassembly, HEADER_LEN, MIN_DATAGRAM, ReplayWindow};
 use crate::crypto::{AeadKey, HeaderKey, Suite, aead_decrypt, aead_encrypt, scrub_stack};
 use crate::handshake::message::{Header, TYPE_DATA};
 use crate::thread_checker::ThreadChecker;
@@ -131,6 +131,8 @@ pub struct TransportSession {
     pub sealer: Sealer,
     /// The receiving half.
     pub opener: Opener,
+    /// Packets of which only pieces have arrived.
+    pub reassembly: FragmentReassembly,
     checker: ThreadChecker,
 }
 
@@ -146,7 +148,16 @@ impl TransportSession {
     ) -> Self {
         let mut checker = ThreadChecker::default();
         checker.detach();
-        TransportSession { peer, role, created, local_index, sealer, opener, checker }
+        TransportSession {
+            peer,
+            role,
+            created,
+            local_index,
+            sealer,
+            opener,
+            reassembly: FragmentReassembly::default(),
+            checker,
+        }
     }
 
     /// Takes the session over on this thread: the thread that made it must not touch it any more.

@@ -4,6 +4,7 @@
 //! [`Sessions::route`], [`Sessions::begin`], then [`Sessions::seal`] for each datagram. Nothing here does I/O.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -17,9 +18,16 @@ use crate::mux::frame::FLAG_PARTIAL;
 use crate::mux::inner::{InnerPacket, ecn_decapsulate};
 use crate::peer::PeerSettings;
 use crate::session::limits::{KEEPALIVE, REKEY_AFTER, REKEY_AFTER_RECEIVE, UNANSWERED};
+use crate::session::reassembly::Progress;
 use crate::session::{Exhausted, MIN_DATAGRAM, Role, SessionId, SessionTable, Slots};
+use crate::time::SECOND;
 use crate::timers::{Deadlines, NEVER};
 use crate::{DropCounters, DropReason, Now, Path, PeerId};
+
+/// No path is taken to be narrower than IPv6 allows (RFC 8200 5), whatever is said about it.
+const PATH_MTU_FLOOR: usize = 1280;
+/// How long a path's MTU is believed: as long as the kernel remembers it (RFC 1191 6.3).
+const PATH_MTU_BELIEVED: u64 = 600 * SECOND;
 
 /// What a datagram turned out to be.
 #[derive(Debug)]
@@ -37,6 +45,8 @@ pub enum Inbound {
 pub struct Opened {
     /// Who sealed it.
     pub peer: PeerId,
+    /// The session it opened in.
+    pub session: SessionId,
     /// Bytes of plaintext; none is a keepalive.
     pub len: usize,
 }
@@ -111,6 +121,9 @@ struct Peer {
     smaller: bool,
     has_endpoint: bool,
     path: Option<Path>,
+    /// The largest datagram that `path` takes, as far as known, and until when that is believed.
+    path_limit: Option<(usize, u64)>,
+    next_fragment_id: u32,
     slots: Slots,
     last_number: u64,
     request: Option<u64>,
@@ -167,6 +180,8 @@ impl Sessions {
                 smaller: local.as_bytes() < settings.public_key.as_bytes(),
                 has_endpoint: settings.has_endpoint,
                 path: None,
+                path_limit: None,
+                next_fragment_id: 0,
                 slots: Slots::default(),
                 last_number: 0,
                 request: None,
@@ -265,6 +280,9 @@ impl Sessions {
         let moved = peer.slots.opened(id, peer.smaller);
         let is_current = peer.slots.current() == Some(id);
         if is_current && highest && peer.path != Some(*path) {
+            if peer.path.is_none_or(|old| old.remote() != path.remote()) {
+                peer.path_limit = None;
+            }
             peer.path = Some(*path);
         }
         peer.unanswered_at = NEVER;
@@ -287,7 +305,7 @@ impl Sessions {
         if is_current && (aged || limit_reached) {
             self.request(peer_id);
         }
-        Ok(Opened { peer: peer_id, len })
+        Ok(Opened { peer: peer_id, session: id, len })
     }
 
     /// Decides whether an inner packet of `peer` may go to the host: whole, from an address of its own, with its partial
@@ -313,6 +331,21 @@ impl Sessions {
         }
         ecn_decapsulate(packet, outer_tos & 3)?;
         Ok(Accepted { partial })
+    }
+
+    /// Takes a FRAGMENT frame's payload in; what it completes is an inner packet like any other, still to be checked.
+    ///
+    /// # Errors
+    /// Why the piece was refused; the caller counts it.
+    pub fn accept_fragment(
+        &mut self,
+        session: SessionId,
+        flags: u8,
+        payload: &[u8],
+        now: Now,
+    ) -> Result<Progress, DropReason> {
+        let session = self.table.get(session).ok_or(DropReason::UnknownIndex)?;
+        session.reassembly.accept(flags, payload, now.mono)
     }
 
     // ---- outbound ----
@@ -353,6 +386,36 @@ impl Sessions {
         }
         self.request(peer_id);
         Outbound::Wait
+    }
+
+    /// The largest datagram (UDP payload, bytes) that the way to `peer` is known to take.
+    #[inline]
+    pub fn path_limit(&mut self, peer: PeerId, now: Now) -> Option<usize> {
+        let peer = self.peers.get_mut(peer.index())?;
+        let (limit, until) = peer.path_limit?;
+        if until <= now.mono {
+            // The path may have grown: a datagram that is too large will tell.
+            peer.path_limit = None;
+        }
+        peer.path_limit.map(|_| limit)
+    }
+
+    /// This host has said that the way to `remote` takes no IP packet larger than `mtu` bytes (RFC 1191, RFC 8201).
+    pub fn path_mtu(&mut self, remote: IpAddr, mtu: u32, now: Now) {
+        let remote = remote.to_canonical();
+        let headers = if remote.is_ipv4() { 28 } else { 48 };
+        let limit = (mtu as usize).max(PATH_MTU_FLOOR) - headers;
+        let goes_there = |peer: &&mut Peer| peer.path.is_some_and(|path| path.remote().ip() == remote);
+        for peer in self.peers.iter_mut().filter(goes_there) {
+            peer.path_limit = Some((limit, now.mono + PATH_MTU_BELIEVED));
+        }
+    }
+
+    /// A packet id for the pieces of one packet to `peer`.
+    pub fn next_fragment_id(&mut self, peer: PeerId) -> u32 {
+        let Some(peer) = self.peers.get_mut(peer.index()) else { return 0 };
+        peer.next_fragment_id = peer.next_fragment_id.wrapping_add(1);
+        peer.next_fragment_id
     }
 
     /// Seals one datagram (16 bytes to be the header, plaintext, 16 bytes to be the tag) under the peer's current session.

@@ -5,11 +5,18 @@ use std::sync::atomic::Ordering::Relaxed;
 use veil_proto::mux::frame::{ACK, CONTROL, FRAGMENT, HEADER_LEN as MUX_HEADER, IP, PROBE};
 use veil_proto::mux::{Frames, Item, RawFrame};
 use veil_proto::session::HEADER_LEN;
-use veil_proto::tunnel::{Inbound, ToHandshakes};
+use veil_proto::tunnel::{Inbound, Opened as OpenedDatagram, ToHandshakes};
 use veil_proto::{DropReason, Now, PeerId};
 
 use super::Process;
 use crate::frame::{Home, Inbox, InnerMark, MAX_SEGMENTS, Opened, Outbox, Sealed};
+
+/// An inner packet put together from pieces, checked and on its way to the host.
+pub struct Whole {
+    bytes: Vec<u8>,
+    tos: u8,
+    partial: bool,
+}
 
 impl Process {
     /// Opens what waits in `from_link`, as far as `to_tun` has room. Frames with nothing for the host go to `home`;
@@ -33,7 +40,54 @@ impl Process {
                 // Room was looked for above, so this is never reached; if it were, the frame would still go home.
                 opened.frame.home(home);
             }
+            self.send_whole(to_tun);
         }
+    }
+
+    /// Sends the packets that a run has completed after it.
+    fn send_whole(&mut self, to_tun: &mut impl Outbox<Opened>) {
+        for Whole { bytes, tos, partial } in self.whole.drain(..) {
+            let len = HEADER_LEN + MUX_HEADER + bytes.len();
+            let frame = if to_tun.room() > 0 { self.injected.take() } else { None };
+            let Some(mut frame) = frame else {
+                self.counters.reassembly_drops.count(DropReason::NoFrame);
+                continue;
+            };
+            // Laid out as an opened datagram is, so that the TX stage needs no second way to read it.
+            let mark = InnerMark { length: bytes.len() as u16, deliver: true, partial };
+            if let Some(room) = frame.buffer_mut().get_mut(HEADER_LEN..len) {
+                room[..MUX_HEADER].copy_from_slice(&mark.encode());
+                room[MUX_HEADER..].copy_from_slice(&bytes);
+            }
+            frame.set_len(len);
+            frame.table_mut().push((len - HEADER_LEN) as u16);
+            self.counters.reassembled.fetch_add(1, Relaxed);
+            if let Err(refused) = to_tun.push(Opened { frame: frame.into(), segment: len as u16, tos }) {
+                refused.frame.home(&mut self.injected);
+            }
+        }
+    }
+
+    /// One piece of a packet: kept until the others are there, then checked as any packet is.
+    fn take_fragment(
+        &mut self,
+        from: OpenedDatagram,
+        tos: u8,
+        flags: u8,
+        payload: &[u8],
+        now: Now,
+    ) -> Result<(), DropReason> {
+        let progress = self.sessions.accept_fragment(from.session, flags, payload, now)?;
+        self.counters.reassembly_drops.add(DropReason::FragmentIncomplete, progress.given_up);
+        let Some(mut whole) = progress.whole else { return Ok(()) };
+        match self.sessions.accept_ip(from.peer, whole.flags, &mut whole.bytes, tos) {
+            Ok(accepted) => self.whole.push(Whole { bytes: whole.bytes, tos, partial: accepted.partial }),
+            Err(reason) => {
+                self.counters.reassembly_drops.count(reason);
+                self.count_peer_drop(from.peer, reason);
+            }
+        }
+        Ok(())
     }
 
     /// Opens each datagram of a run and enters its plaintext length in the frame's table. True if anything is for the host.
@@ -56,7 +110,7 @@ impl Process {
             match self.sessions.open(datagram, &path, now) {
                 Inbound::Data(opened) => {
                     if let Some(plaintext) = datagram.get_mut(HEADER_LEN..HEADER_LEN + opened.len) {
-                        len = self.mark_frames(opened.peer, tos, plaintext, &mut delivers);
+                        len = self.mark_frames(opened, tos, plaintext, &mut delivers, now);
                     }
                 }
                 Inbound::Handshake => {
@@ -74,7 +128,14 @@ impl Process {
 
     /// Checks every mux frame of a plaintext and puts a mark in the place of its header. Returns the length that the
     /// marks cover; what lies behind it is padding or refused.
-    fn mark_frames(&mut self, peer: PeerId, tos: u8, plaintext: &mut [u8], delivers: &mut bool) -> usize {
+    fn mark_frames(
+        &mut self,
+        from: OpenedDatagram,
+        tos: u8,
+        plaintext: &mut [u8],
+        delivers: &mut bool,
+        now: Now,
+    ) -> usize {
         let mut at = 0;
         loop {
             let mut frames = Frames::resume(plaintext, at);
@@ -84,10 +145,10 @@ impl Process {
             let (offset, end, accepted) = match item {
                 Item::Frame(frame) => {
                     let (offset, end) = (frame.offset, frame.payload.end);
-                    (offset, end, self.take_frame(peer, tos, frame, plaintext))
+                    (offset, end, self.take_frame(from, tos, frame, plaintext, now))
                 }
                 Item::Refused { reason, offset, len } => {
-                    self.drop_frame(peer, reason);
+                    self.drop_frame(from.peer, reason);
                     if reason == DropReason::FrameTruncated {
                         return at;
                     }
@@ -108,22 +169,38 @@ impl Process {
     }
 
     /// One whole frame. `Some(partial)` if it is a packet for the host.
-    fn take_frame(&mut self, peer: PeerId, tos: u8, frame: RawFrame, plaintext: &mut [u8]) -> Option<bool> {
+    fn take_frame(
+        &mut self,
+        from: OpenedDatagram,
+        tos: u8,
+        frame: RawFrame,
+        plaintext: &mut [u8],
+        now: Now,
+    ) -> Option<bool> {
         let counter = match frame.kind {
             IP => {
                 let packet = plaintext.get_mut(frame.payload)?;
-                return match self.sessions.accept_ip(peer, frame.flags, packet, tos) {
+                return match self.sessions.accept_ip(from.peer, frame.flags, packet, tos) {
                     Ok(accepted) => {
                         self.counters.ip.fetch_add(1, Relaxed);
                         Some(accepted.partial)
                     }
                     Err(reason) => {
-                        self.drop_frame(peer, reason);
+                        self.drop_frame(from.peer, reason);
                         None
                     }
                 };
             }
-            FRAGMENT => &self.counters.fragment,
+            FRAGMENT => {
+                let payload = plaintext.get(frame.payload)?;
+                match self.take_fragment(from, tos, frame.flags, payload, now) {
+                    Ok(()) => &self.counters.fragment,
+                    Err(reason) => {
+                        self.drop_frame(from.peer, reason);
+                        return None;
+                    }
+                }
+            }
             CONTROL => &self.counters.control,
             ACK => &self.counters.ack,
             PROBE => &self.counters.probe,
@@ -135,6 +212,10 @@ impl Process {
 
     fn drop_frame(&self, peer: PeerId, reason: DropReason) {
         self.counters.frame_drops.count(reason);
+        self.count_peer_drop(peer, reason);
+    }
+
+    fn count_peer_drop(&self, peer: PeerId, reason: DropReason) {
         if let Some(counters) = self.sessions.peer_counters(peer) {
             counters.drops.count(reason);
         }

@@ -7,6 +7,7 @@ mod inbound;
 mod outbound;
 mod waiting;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -14,11 +15,15 @@ use veil_proto::tunnel::{PeerEvent, Sessions, ToHandshakes, ToSessions};
 use veil_proto::{DropCounters, DropReason, Now};
 
 use crate::frame::{Outbox, Sealed, SetName, WideSet};
+use inbound::Whole;
 use outbound::Runs;
 use waiting::Waiting;
 
 /// Frames to seal into: one for each peer that a batch may address, and those on their way out.
 const TRANSMIT_FRAMES: usize = 96;
+
+/// Frames for packets put together from pieces.
+const INJECTED_FRAMES: usize = 16;
 
 /// What the process stage counts; one writer, readable from any thread.
 #[derive(Debug, Default)]
@@ -27,8 +32,14 @@ pub struct ProcessCounters {
     pub frames: AtomicU64,
     /// Inner packets accepted.
     pub ip: AtomicU64,
-    /// Pieces of inner packets; not reassembled yet.
+    /// Pieces of inner packets.
     pub fragment: AtomicU64,
+    /// Inner packets put together from pieces and accepted.
+    pub reassembled: AtomicU64,
+    /// Inner packets put together and then refused, and those never completed, by reason.
+    pub reassembly_drops: DropCounters,
+    /// Packets from the host that were sent in pieces.
+    pub fragmented: AtomicU64,
     /// Control messages; not understood yet.
     pub control: AtomicU64,
     /// Acknowledgements of control messages.
@@ -59,6 +70,9 @@ pub struct ProcessCounters {
 pub struct Process {
     sessions: Sessions,
     transmit: WideSet,
+    injected: WideSet,
+    /// Packets put together while a run is opened; they follow it to the host.
+    whole: Vec<Whole>,
     runs: Runs,
     waiting: Waiting,
     counters: Arc<ProcessCounters>,
@@ -70,6 +84,8 @@ impl Process {
         Process {
             sessions,
             transmit: WideSet::new(SetName::LinkTransmit, TRANSMIT_FRAMES),
+            injected: WideSet::new(SetName::Injected, INJECTED_FRAMES),
+            whole: Vec::new(),
             runs: Runs::new(mtu),
             waiting: Waiting::default(),
             counters: Default::default(),
@@ -120,9 +136,19 @@ impl Process {
         &mut self.transmit
     }
 
-    /// The same frames, to be counted.
-    pub fn transmit_frames(&self) -> &WideSet {
-        &self.transmit
+    /// The frames that packets are put together in; they come home here from the TX stage.
+    pub fn injected_set(&mut self) -> &mut WideSet {
+        &mut self.injected
+    }
+
+    /// The sets owned here, to be counted.
+    pub fn sets(&self) -> [&WideSet; 2] {
+        [&self.transmit, &self.injected]
+    }
+
+    /// This host has said that the way to `remote` takes no IP packet larger than `mtu` bytes.
+    pub fn path_mtu(&mut self, remote: IpAddr, mtu: u32, now: Now) {
+        self.sessions.path_mtu(remote, mtu, now);
     }
 
     /// The sessions, to look into.

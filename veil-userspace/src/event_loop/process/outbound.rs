@@ -8,8 +8,9 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use veil_proto::mux::checksum::{finish, sender_partial};
-use veil_proto::mux::frame::{FLAG_PARTIAL, HEADER_LEN as MUX_HEADER, IP, write_header};
+use veil_proto::mux::frame::{FLAG_PARTIAL, FRAGMENT, HEADER_LEN as MUX_HEADER, IP, write_header};
 use veil_proto::mux::inner::ecn_of;
+use veil_proto::session::reassembly::{FRAGMENT_HEADER, fragment_header};
 use veil_proto::session::{HEADER_LEN, MIN_DATAGRAM, TAG_LEN};
 use veil_proto::tunnel::{Outbound, Sessions};
 use veil_proto::{DropReason, Now, Path, PeerId};
@@ -22,6 +23,8 @@ use crate::tun::NEEDS_CSUM;
 const MAX_DATAGRAMS: usize = 64;
 /// Bytes in a run: the largest UDP payload over IPv4.
 const MAX_RUN: usize = 65_507;
+/// Runs that one packet may begin: its own, or one whose size its pieces fit and one for the last of them.
+const RUNS_PER_PACKET: usize = 2;
 /// A datagram this much shorter than the run's is padded up rather than ending the run.
 const PAD_UP: usize = 64;
 
@@ -34,6 +37,22 @@ pub struct Runs {
 impl Runs {
     pub fn new(mtu: u16) -> Self {
         Runs { open: Vec::with_capacity(64), max_plaintext: MUX_HEADER + usize::from(mtu) }
+    }
+}
+
+/// A mux frame to be written: an IP packet, or a piece of one.
+struct MuxFrame<'a> {
+    kind: u8,
+    flags: u8,
+    head: &'a [u8],
+    body: &'a [u8],
+    /// It holds the end of a packet: that is what is counted as a packet sealed.
+    ends_packet: bool,
+}
+
+impl MuxFrame<'_> {
+    fn len(&self) -> usize {
+        MUX_HEADER + self.head.len() + self.body.len()
     }
 }
 
@@ -85,16 +104,17 @@ impl OpenRun {
             && self.start + plaintext.max(self.segment) + MIN_DATAGRAM <= MAX_RUN
     }
 
-    /// Appends a frame to the open datagram; the caller has looked for room.
-    fn append(&mut self, packet: &[u8], flags: u8) {
+    /// Appends a mux frame to the open datagram; the caller has looked for room.
+    fn append(&mut self, frame: &MuxFrame<'_>) {
         let at = self.start + HEADER_LEN + self.filled;
-        if let Some(room) = self.frame.buffer_mut().get_mut(at..at + MUX_HEADER + packet.len())
+        if let Some(room) = self.frame.buffer_mut().get_mut(at..at + frame.len())
             && let Some((header, body)) = room.split_first_chunk_mut::<MUX_HEADER>()
         {
-            write_header(header, IP, flags, packet.len() as u16);
-            body.copy_from_slice(packet);
-            self.filled += MUX_HEADER + packet.len();
-            self.packets += 1;
+            write_header(header, frame.kind, frame.flags, body.len() as u16);
+            body[..frame.head.len()].copy_from_slice(frame.head);
+            body[frame.head.len()..].copy_from_slice(frame.body);
+            self.filled += frame.len();
+            self.packets += u64::from(frame.ends_packet);
         }
     }
 
@@ -148,9 +168,10 @@ impl Process {
         self.settle(to_link, now);
     }
 
-    /// Whether one more packet surely finds a frame and its run a place in the outbox.
+    /// Whether one more packet surely finds frames, and its runs a place in the outbox.
     fn has_room(&self, to_link: &impl Outbox<Sealed>) -> bool {
-        self.transmit.home_count() > 0 && to_link.room() > self.runs.open.len() + 1
+        self.transmit.home_count() >= RUNS_PER_PACKET
+            && to_link.room() > self.runs.open.len() + RUNS_PER_PACKET
     }
 
     fn seal_inner(
@@ -186,7 +207,7 @@ impl Process {
         Ok(())
     }
 
-    /// Puts one packet into the peer's open run; every packet that comes here is counted as sealed or dropped.
+    /// Puts one packet into the peer's open run, in pieces if its path is too narrow; every packet that comes here is counted as sealed or dropped.
     pub(super) fn seal_packet(
         &mut self,
         peer: PeerId,
@@ -198,29 +219,62 @@ impl Process {
         let Outbound::Ready(path) = self.sessions.begin(peer, now) else {
             return self.counters.drops.count(DropReason::NoSession);
         };
-        let (tos, plaintext) = (ecn_of(packet), packet.len() + MUX_HEADER);
-        let shares = plaintext <= self.runs.max_plaintext / 2;
+        let tos = ecn_of(packet);
+        let limit = self.sessions.path_limit(peer, now).map(|datagram| datagram - MIN_DATAGRAM);
+        let room = limit.unwrap_or(self.runs.max_plaintext).min(self.runs.max_plaintext);
+        if MUX_HEADER + packet.len() <= room {
+            let frame = MuxFrame { kind: IP, flags, head: &[], body: packet, ends_packet: true };
+            return self.place(peer, path, tos, room, &frame, to_link, now);
+        }
+        let id = self.sessions.next_fragment_id(peer);
+        self.counters.fragmented.fetch_add(1, Relaxed);
+        let (mut offset, step) = (0, room - MUX_HEADER - FRAGMENT_HEADER);
+        for body in packet.chunks(step) {
+            let head = fragment_header(id, offset, packet.len() as u16);
+            offset += body.len() as u16;
+            let ends_packet = usize::from(offset) == packet.len();
+            let frame = MuxFrame { kind: FRAGMENT, flags, head: &head, body, ends_packet };
+            self.place(peer, path, tos, room, &frame, to_link, now);
+        }
+    }
+
+    /// Puts one mux frame into the peer's open run, whose datagrams hold at most `room` bytes of plaintext.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "all of them vary per packet, and a struct would be built per packet"
+    )]
+    fn place(
+        &mut self,
+        peer: PeerId,
+        path: Path,
+        tos: u8,
+        room: usize,
+        frame: &MuxFrame<'_>,
+        to_link: &mut impl Outbox<Sealed>,
+        now: Now,
+    ) {
+        let shares = frame.len() <= room / 2;
         if let Some(at) = self.runs.open.iter().position(|run| run.peer == peer) {
             let run = &mut self.runs.open[at];
-            let same = run.path == path && run.tos == tos && !run.ended;
-            if same && shares && run.filled > 0 && run.room(self.runs.max_plaintext) >= plaintext {
-                return run.append(packet, flags);
+            let same = run.path == path && run.tos == tos && run.segment <= room + MIN_DATAGRAM && !run.ended;
+            if same && shares && run.filled > 0 && run.room(room) >= frame.len() {
+                return run.append(frame);
             }
-            // The open datagram is complete; the packet begins another, in this run if it fits there.
+            // The open datagram is complete; the frame begins another, in this run if it fits there.
             if run.filled > 0 {
                 Self::account(&self.counters, run.seal(&mut self.sessions, now));
             }
-            if same && run.takes_another(plaintext) {
-                return run.append(packet, flags);
+            if same && run.takes_another(frame.len()) {
+                return run.append(frame);
             }
             let run = self.runs.open.remove(at);
             self.send_run(run, to_link);
         }
-        let Some(frame) = self.transmit.take() else {
-            return self.counters.drops.count(DropReason::NoFrame);
+        let Some(memory) = self.transmit.take() else {
+            return self.counters.drops.add(DropReason::NoFrame, u64::from(frame.ends_packet));
         };
-        let mut run = OpenRun::new(peer, path, tos, frame);
-        run.append(packet, flags);
+        let mut run = OpenRun::new(peer, path, tos, memory);
+        run.append(frame);
         self.runs.open.push(run);
     }
 

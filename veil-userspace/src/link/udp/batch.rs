@@ -1,9 +1,9 @@
 //! `recvmmsg` and `sendmmsg` over arrays made once.
 #![allow(unsafe_code)]
-//! Unsafe: this file fills `msghdr`s with raw pointers and makes the two system calls. What it guarantees: every pointer
-//! the kernel follows is set immediately before the call, in the same function, from a borrow that lasts until the call
-//! has returned (the frames or slices handed in, or this batch's own boxed arrays), with that borrow's own length. No
-//! pointer is read afterwards, so the batches may be moved between threads.
+//! Unsafe: this file fills `msghdr`s with raw pointers and makes the two system calls. What it guarantees: every
+//! pointer the kernel follows is set immediately before the call, in the same function, from a borrow that lasts
+//! until the call has returned (the frames or slices handed in, or this batch's own boxed arrays), with that borrow's
+//! own length. No pointer is read afterwards, so the batches may be moved between threads.
 
 use super::cmsg::{ADDRESS_LEN, Address, CONTROL_LEN, Control};
 use crate::frame::WideFrame;
@@ -24,8 +24,8 @@ struct Arrays {
     controls: Box<[Control]>,
 }
 
-// SAFETY: the raw pointers inside `headers` and `vectors` are never followed except by the kernel, during a call of the
-// functions below, which set every one of them first. Between calls they are dead values, harmless on any thread.
+// SAFETY: the raw pointers inside `headers` and `vectors` are never followed except by the kernel, during a call of
+// the functions below, which set every one of them first. Between calls they are dead values, harmless on any thread.
 unsafe impl Send for Arrays {}
 
 impl Arrays {
@@ -162,9 +162,9 @@ impl SendBatch {
         if offered == 0 {
             return Ok((0, 0));
         }
-        // SAFETY: the first `offered` headers were set just above. Their vectors point to slices that live for 'a, which
-        // outlasts this call, and which the kernel only reads; their names and controls point into our own arrays,
-        // borrowed until this returns. Every length is that of what it belongs to.
+        // SAFETY: the first `offered` headers were set just above. Their vectors point to slices that live for 'a,
+        // which outlasts this call, and which the kernel only reads; their names and controls point into our own
+        // arrays, borrowed until this returns. Every length is that of what it belongs to.
         let sent = unsafe {
             libc::sendmmsg(fd.as_raw_fd(), headers.as_mut_ptr(), offered as _, libc::MSG_DONTWAIT as _)
         };

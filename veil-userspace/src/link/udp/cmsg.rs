@@ -1,8 +1,8 @@
 //! Control messages and socket addresses as the kernel lays them out, built and read as plain bytes.
 //!
-//! Layouts: `struct cmsghdr` (include/linux/socket.h; unix(7)/cmsg(3)), `struct sockaddr_in` and `sockaddr_in6` (ip(7),
-//! ipv6(7)), `in_pktinfo`, `in6_pktinfo`. Everything here is safe code over byte arrays: what the kernel wrote is read
-//! with bounds, what we write fits by construction. The batches hand these arrays to the system calls.
+//! Layouts: `struct cmsghdr` (include/linux/socket.h; unix(7)/cmsg(3)), `struct sockaddr_in` and `sockaddr_in6`
+//! (ip(7), ipv6(7)), `in_pktinfo`, `in6_pktinfo`. Everything here is safe code over byte arrays: what the kernel
+//! wrote is read with bounds, what we write fits by construction. The batches hand these arrays to the system calls.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use veil_proto::Path;

@@ -1,10 +1,10 @@
 //! The sockets' error queues: which destination an ICMP error, or a datagram too big for its path, was about.
 #![allow(unsafe_code)]
-//! Unsafe: one `recvmsg` with `MSG_ERRQUEUE`. What it guarantees: every pointer in its `msghdr` is that of a local array,
-//! with that array's length, alive until the call returns.
+//! Unsafe: one `recvmsg` with `MSG_ERRQUEUE`. What it guarantees: every pointer in its `msghdr` is that of a local
+//! array, with that array's length, alive until the call returns.
 //!
-//! A socket that serves many peers learns of an error by whichever call comes next, for whatever peer that call was. Only
-//! the entry on the error queue names the destination (ip(7), IP_RECVERR; `struct sock_extended_err`,
+//! A socket that serves many peers learns of an error by whichever call comes next, for whatever peer that call was.
+//! Only the entry on the error queue names the destination (ip(7), IP_RECVERR; `struct sock_extended_err`,
 //! include/uapi/linux/errqueue.h). So: drain, then try again.
 
 use super::cmsg::{ADDRESS_LEN, Address, CONTROL_LEN, Control, messages};
@@ -19,7 +19,8 @@ const DRAIN_LIMIT: usize = 64;
 /// What the network, or this host, said about datagrams to one destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PathError {
-    /// The destination of the datagram that failed.
+    /// The destination of the datagram that failed. Port 0: the kernel did not say (IPv4 with `EMSGSIZE` of this
+    /// host, `ip_local_error` with an unconnected socket's port); an MTU is the address's anyway.
     pub remote: SocketAddr,
     /// The error as an errno: `ECONNREFUSED`, `EHOSTUNREACH`, `EMSGSIZE` and so on.
     pub errno: i32,
@@ -71,8 +72,8 @@ fn receive(fd: BorrowedFd<'_>, address: &mut Address, control: &mut Control) -> 
     header.msg_iovlen = 0;
     header.msg_control = control.room_mut().as_mut_ptr().cast();
     header.msg_controllen = CONTROL_LEN as _;
-    // SAFETY: the name and the control pointer are those of `address` and `control`, borrowed until this returns, with
-    // their lengths; no vector means no room for the datagram's own bytes, which we do not want.
+    // SAFETY: the name and the control pointer are those of `address` and `control`, borrowed until this returns,
+    // with their lengths; no vector means no room for the datagram's own bytes, which we do not want.
     let got =
         unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT) };
     if got < 0 {

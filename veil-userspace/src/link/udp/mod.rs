@@ -1,8 +1,8 @@
 //! The UDP link: ordinary sockets, with every batching the kernel offers.
 //!
-//! [`UdpLink::open`] opens the sockets (`socket`) and returns the two ends: `rx` for the RX stage, `tx` for the TX stage.
-//! They share the sockets and nothing else on the packet path. `batch` makes the system calls, `cmsg` knows the layouts,
-//! `error_queue` finds out whom an ICMP error was about.
+//! [`UdpLink::open`] opens the sockets (`socket`) and returns the two ends: `rx` for the RX stage, `tx` for the TX
+//! stage. They share the sockets and nothing else on the packet path. `batch` makes the system calls, `cmsg` knows
+//! the layouts, `error_queue` finds out whom an ICMP error was about.
 //!
 //! The invariant is that of every link: nothing is lost without a count.
 
@@ -10,12 +10,14 @@ mod batch;
 mod cmsg;
 mod error_queue;
 mod rx;
+mod single;
 mod socket;
 mod tx;
 
 pub use error_queue::PathError;
 pub use rx::UdpRx;
-pub use tx::{DatagramSender, MAX_PAYLOAD, UdpTx};
+pub use single::DatagramSender;
+pub use tx::{MAX_PAYLOAD, UdpTx};
 
 use super::LinkCounters;
 use crate::frame::MAX_SEGMENTS;
@@ -33,8 +35,8 @@ pub struct UdpLink;
 impl UdpLink {
     /// Opens the outer sockets and returns both ends and the port they are bound to.
     ///
-    /// `[::]` listens on both families, any other address on its own alone; port 0 means any port. `dscp` is the six-bit
-    /// code point of outer datagrams. The sockets belong to the network namespace of the calling thread.
+    /// `[::]` listens on both families, any other address on its own alone; port 0 means any port. `dscp` is the
+    /// six-bit code point of outer datagrams. The sockets belong to the network namespace of the calling thread.
     ///
     /// # Errors
     /// The port is in use, may not be bound, or the address is not this host's; the message names the cure.
@@ -49,8 +51,8 @@ impl UdpLink {
     }
 }
 
-/// How many datagrams this kernel cuts one message into: 1 without `UDP_SEGMENT` (before 4.18), 128 where a message of
-/// 65 one-byte datagrams gets through on the loopback interface, else 64.
+/// How many datagrams this kernel cuts one message into: 1 without `UDP_SEGMENT` (before 4.18), 128 where a message
+/// of 65 one-byte datagrams gets through on the loopback interface, else 64.
 fn probe_max_segments(sockets: &socket::Sockets) -> usize {
     let mut ours = sockets.all().into_iter().flatten();
     if ours.any(|fd| socket::option(fd, libc::SOL_UDP, libc::UDP_SEGMENT).is_err()) {

@@ -1,8 +1,9 @@
 //! The receiving end: batches of runs from both sockets into wide frames.
 //!
-//! The RX stage calls `receive` when a socket is readable. One `recvmmsg` fills up to 32 frames; with `UDP_GRO` each frame
-//! is a run of up to 64 datagrams of one sender. The batch asks for about twice what came last time, so that a quiet link
-//! does not pay for setting up 32 messages. The invariant: frames taken are pushed or given back before returning.
+//! The RX stage calls `receive` when a socket is readable. One `recvmmsg` fills up to 32 frames; with `UDP_GRO` each
+//! frame is a run of up to 64 datagrams of one sender. The batch asks for about twice what came last time, so that a
+//! quiet link does not pay for setting up 32 messages. The invariant: frames taken are pushed or given back before
+//! returning.
 
 use super::batch::{BATCH, ReceiveBatch};
 use super::cmsg::Info;
@@ -50,11 +51,6 @@ impl UdpRx {
             }
         }
         self.counters.gro.store(is_on, Relaxed);
-    }
-
-    /// The oldest error reported for a destination and not taken yet, by either end of the link.
-    pub fn take_path_error(&mut self) -> Option<PathError> {
-        self.sockets.take_path_error()
     }
 
     /// What this link counts, to be kept and read elsewhere.
@@ -178,6 +174,10 @@ impl LinkRx for UdpRx {
             got.more |= !empty;
         }
         Ok(got)
+    }
+
+    fn take_path_error(&mut self) -> Option<PathError> {
+        self.sockets.take_path_error()
     }
 
     fn fds(&self) -> Fds<'_> {

@@ -3,8 +3,8 @@
 //! Unsafe: `setsockopt` and `getsockopt` of one `int`. What it guarantees: the pointer handed over is that of a local
 //! `int`, with its size, alive until the call returns.
 //!
-//! One IPv4 and one IPv6-only socket share a port, so that each family's errors, TOS and source addresses speak their own
-//! language. Both refuse to fragment (`IP_PMTUDISC_DO`) and report ICMP errors with the destination they concern
+//! One IPv4 and one IPv6-only socket share a port, so that each family's errors, TOS and source addresses speak their
+//! own language. Both refuse to fragment (`IP_PMTUDISC_DO`) and report ICMP errors with the destination they concern
 //! (`IP_RECVERR`).
 
 use super::error_queue::PathError;
@@ -181,8 +181,8 @@ pub fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::
 pub fn option(fd: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<i32> {
     let mut value = 0i32;
     let mut size = size_of::<i32>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `size` bytes to `value`, and the length to `size`, both locals that live until
-    // the call returns.
+    // SAFETY: the kernel writes at most `size` bytes to `value`, and the length to `size`, both locals that live
+    // until the call returns.
     let result =
         unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut size) };
     if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }

@@ -183,6 +183,24 @@ fn a_source_address_that_went_away_is_replaced_by_the_kernels_choice() {
     assert!(a.tx.counters().gso.load(Relaxed), "GSO was not at fault");
 }
 
+/// A socket without checksums cannot do GSO (udp_send_skb, net/ipv4/udp.c): a step-down that any machine can show.
+#[test]
+fn gso_that_is_refused_is_switched_off_once_and_nothing_is_lost() {
+    let (mut a, mut b) = (Side::new(), Side::new());
+    let v4 = a.rx.fds()[0].unwrap();
+    socket::set_option(v4, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).unwrap();
+    for _ in 0..3 {
+        a.queue(to(Ipv4Addr::LOCALHOST, b.port), &eleven(), 1000, 0);
+    }
+    assert_eq!(a.send(), SendResult::Drained);
+    let heard = b.hear(33);
+    assert_eq!(heard.iter().flat_map(|h| h.0.clone()).collect::<Vec<_>>(), eleven().repeat(3));
+    assert_eq!(read(&a.tx.counters().gso_step_downs), 1);
+    assert!(!a.tx.counters().gso.load(Relaxed) && a.tx.max_segments() == 1);
+    a.assert_at_rest(33);
+    assert_eq!(a.tx.counters().send_drops.total(), 0);
+}
+
 #[test]
 fn a_refused_port_costs_only_its_own_peer_and_is_named() {
     let (mut a, mut b) = (Side::new(), Side::new());

@@ -8,7 +8,8 @@
 //! another way. The invariant: every datagram handed in is sent or counted, and its frame goes home.
 
 use super::batch::{BATCH, Departure, SendBatch};
-use super::error_queue::{self, may_be_another_paths};
+use super::error_queue::may_be_another_paths;
+use super::single::{DatagramSender, RESENDS, drain, local_may_be_gone, outer_tos};
 use super::socket::Sockets;
 use crate::frame::{Home, Inbox, MAX_SEGMENTS, Sealed, datagram_count};
 use crate::link::{LinkCounters, LinkTx, SendResult};
@@ -21,9 +22,6 @@ use veil_proto::{DropReason, Path};
 
 /// The most payload one UDP message carries, whole GSO run included: 65535 less IPv4 and UDP headers.
 pub const MAX_PAYLOAD: usize = 65507;
-
-/// How often a send is tried again after an error that may be another destination's.
-const RESENDS: u8 = 3;
 
 /// The sending end of a UDP link.
 pub struct UdpTx {
@@ -45,13 +43,15 @@ struct Waiting {
     done: usize,
     tries: u8,
     from_local: bool,
-    /// Whether the kernel refused this run as a GSO run, so that its datagrams go out one by one.
-    gso_refused: bool,
+    /// Whether the datagrams go out one by one, since the kernel refused them as one message.
+    one_by_one: bool,
+    /// Whether it refused in a way that puts GSO itself under suspicion.
+    gso_suspect: bool,
 }
 
 impl Waiting {
     fn new(run: Sealed) -> Self {
-        Waiting { run, done: 0, tries: 0, from_local: true, gso_refused: false }
+        Waiting { run, done: 0, tries: 0, from_local: true, one_by_one: false, gso_suspect: false }
     }
 
     fn len(&self) -> usize {
@@ -64,7 +64,7 @@ impl Waiting {
             0 => return self.len().max(1),
             segment => usize::from(segment),
         };
-        let fitting = if self.gso_refused { 1 } else { max_segments.min(MAX_PAYLOAD / segment).max(1) };
+        let fitting = if self.one_by_one { 1 } else { max_segments.min(MAX_PAYLOAD / segment).max(1) };
         segment * fitting
     }
 
@@ -166,7 +166,7 @@ impl UdpTx {
             let (d, b) = first.pass(self.max_segments);
             (datagrams, bytes) = (datagrams + d, bytes + b);
             // A datagram of full size went out alone where the run did not: the size was not the reason.
-            gso_is_broken |= first.gso_refused && b == usize::from(first.run.segment);
+            gso_is_broken |= first.gso_suspect && b == usize::from(first.run.segment);
             self.finish_first(home);
         }
         self.counters.sent(datagrams, bytes);
@@ -199,21 +199,25 @@ impl UdpTx {
             }
             libc::EINTR => {}
             // The local address went away (roaming): let the kernel choose another, once.
-            errno if local_may_be_gone(errno) && first.from_local && path.local().is_some() => {
-                first.from_local = false;
+            errno if first.from_local && path.local().is_some() && local_may_be_gone(errno, first.tries) => {
+                (first.from_local, first.tries) = (false, 0);
             }
             // No GSO for this run: it may be longer than the path takes, or an interface without checksum offload.
             libc::EINVAL | libc::EIO if is_gso => {
-                first.gso_refused = true;
-                first.from_local = true;
+                (first.one_by_one, first.gso_suspect, first.from_local) = (true, true, true);
             }
             errno if may_be_another_paths(errno) => {
                 first.tries += 1;
-                let tried_enough = first.tries > RESENDS;
+                let tries = first.tries;
+                // Too big for the path as one message, and again: the kernel tells the path's MTU only for a
+                // datagram.
+                if errno == libc::EMSGSIZE && is_gso && tries == 2 {
+                    (first.one_by_one, first.tries) = (true, 0);
+                }
                 let too_big_for_us = self.drain(&path);
-                if errno == libc::EMSGSIZE && (too_big_for_us || tried_enough) {
-                    self.drop_message(DropReason::LinkSend, home);
-                } else if tried_enough {
+                if errno == libc::EMSGSIZE && (too_big_for_us || tries > RESENDS) {
+                    self.drop_as_long_as_this(DropReason::LinkSend, home);
+                } else if tries > RESENDS {
                     self.drop_rest(DropReason::LinkUnreachable, home);
                 } else {
                     self.counters.resends.fetch_add(1, Relaxed);
@@ -235,6 +239,15 @@ impl UdpTx {
         let (datagrams, _) = first.pass(self.max_segments);
         self.counters.send_drops.add(reason, datagrams as u64);
         self.finish_first(home);
+    }
+
+    /// Drops the next message and those after it in the same run that are no shorter.
+    fn drop_as_long_as_this(&mut self, reason: DropReason, home: &mut impl Home) {
+        let Some(first) = self.waiting.front() else { return };
+        let mut lengths = first.departures(self.max_segments, 0).map(|d| d.bytes.len());
+        let Some(length) = lengths.next() else { return };
+        let as_long = 1 + lengths.take_while(|&l| l >= length).count();
+        (0..as_long).for_each(|_| self.drop_message(reason, home));
     }
 
     fn drop_rest(&mut self, reason: DropReason, home: &mut impl Home) {
@@ -288,85 +301,4 @@ impl LinkTx for UdpTx {
     fn counters(&self) -> &LinkCounters {
         &self.counters
     }
-}
-
-/// Sends single datagrams over a link's sockets, from any thread: one clone per thread.
-pub struct DatagramSender {
-    sockets: Arc<Sockets>,
-    counters: Arc<LinkCounters>,
-    batch: SendBatch,
-    dscp: u8,
-}
-
-impl DatagramSender {
-    fn new(sockets: Arc<Sockets>, counters: Arc<LinkCounters>, dscp: u8) -> Self {
-        DatagramSender { sockets, counters, batch: SendBatch::new(1), dscp }
-    }
-
-    /// Sends one datagram now; of `tos` only the ECN bits are used.
-    ///
-    /// # Errors
-    /// What the kernel said, `WouldBlock` included; the datagram is then counted as dropped.
-    pub fn send(&mut self, path: &Path, bytes: &[u8], tos: u8) -> io::Result<()> {
-        let result = self.try_send(path, bytes, outer_tos(self.dscp, tos));
-        match &result {
-            Ok(()) => self.counters.sent(1, bytes.len()),
-            Err(_) => self.counters.send_drops.count(DropReason::LinkSend),
-        }
-        result
-    }
-
-    fn try_send(&mut self, path: &Path, bytes: &[u8], tos: u8) -> io::Result<()> {
-        let fd = self.sockets.of(path).ok_or(io::ErrorKind::NetworkUnreachable)?;
-        let mut departure = Departure { bytes, path, from_local: true, tos, segment: None };
-        let mut tries = 0;
-        loop {
-            let Err(error) = self.batch.send(fd, std::iter::once(departure)) else { return Ok(()) };
-            match error.raw_os_error() {
-                Some(libc::EINTR) => {}
-                Some(errno) if local_may_be_gone(errno) && departure.from_local && path.local().is_some() => {
-                    departure.from_local = false;
-                }
-                Some(errno) if may_be_another_paths(errno) && tries < RESENDS => {
-                    if drain(fd, &self.sockets, &self.counters, path) {
-                        return Err(error);
-                    }
-                    self.counters.resends.fetch_add(1, Relaxed);
-                    tries += 1;
-                }
-                _ => return Err(error),
-            }
-        }
-    }
-}
-
-impl Clone for DatagramSender {
-    fn clone(&self) -> Self {
-        DatagramSender::new(self.sockets.clone(), self.counters.clone(), self.dscp)
-    }
-}
-
-/// Whether `errno` is what the kernel says when the source address asked for is no longer this host's: which one depends
-/// on where the route lookup ends (ip_route_output_key_hash_rcu, net/ipv4/route.c; ip6_datagram_send_ctl for IPv6).
-fn local_may_be_gone(errno: i32) -> bool {
-    matches!(errno, libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENETUNREACH | libc::EHOSTUNREACH)
-}
-
-/// The configured DSCP with the ECN bits of `tos` (RFC 6040: outer ECN = inner ECN).
-fn outer_tos(dscp: u8, tos: u8) -> u8 {
-    dscp << 2 | tos & 3
-}
-
-/// Takes what is on the error queue, counts it, and keeps it for `take_path_error`. Says whether this host itself named
-/// `path`'s remote as too narrow for what was sent: then sending it again is no use.
-fn drain(fd: BorrowedFd<'_>, sockets: &Sockets, counters: &LinkCounters, path: &Path) -> bool {
-    let mut too_big_for_us = false;
-    let entries = error_queue::drain(fd, |error| {
-        // Only address and port: the kernel's entry carries a scope where the path may not.
-        let is_ours = (error.remote.ip(), error.remote.port()) == (path.remote().ip(), path.remote().port());
-        too_big_for_us |= is_ours && error.errno == libc::EMSGSIZE && error.local;
-        sockets.report(error);
-    });
-    counters.path_errors.fetch_add(entries as u64, Relaxed);
-    too_big_for_us
 }
