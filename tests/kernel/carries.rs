@@ -128,7 +128,7 @@ fn iperf3(tunnel: &Tunnel, target: &str, direction: &str, arguments: &[&str]) ->
     let server = tunnel.hosts.right.namespace.command("iperf3");
     let _server = Server::start(server, target)?;
     let deadline = Instant::now() + PATIENCE;
-    let report = loop {
+    loop {
         let mut client = tunnel.hosts.left.namespace.command("iperf3");
         client
             .args(["--json", "--time", "2", "--connect-timeout", "3000", "--client", target])
@@ -136,14 +136,22 @@ fn iperf3(tunnel: &Tunnel, target: &str, direction: &str, arguments: &[&str]) ->
         if direction == "down" {
             client.arg("--reverse");
         }
-        match run(&mut client) {
-            Ok(report) => break report,
-            // The server needs a moment to listen.
-            Err(error) if Instant::now() > deadline => return Err(error),
-            Err(_) => thread::sleep(Duration::from_millis(100)),
-        }
-    };
-    serde_json::from_str(&report).with_context(|| format!("iperf3 printed {report}"))
+        // The server needs a moment to listen; iperf3 may end well and say so only in its report.
+        let error = match run(&mut client) {
+            Ok(report) => {
+                let report: Value =
+                    serde_json::from_str(&report).with_context(|| format!("iperf3 printed {report}"))?;
+                match &report["error"] {
+                    Value::Null => return Ok(report),
+                    error => anyhow::anyhow!("iperf3: {error}"),
+                }
+            }
+            Err(error) => error,
+        };
+        ensure!(Instant::now() < deadline, "{error:#}");
+        println!("again: {error:#}");
+        thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// An iperf3 server, ended at drop: with `--one-off` it sometimes outlives its one test.

@@ -120,8 +120,10 @@ pub struct AeadKey {
 }
 
 impl AeadKey {
-    /// Builds the schedule of `key` and scrubs the stack it was built on.
+    /// Builds the schedule of `key` on a scrubbed stack, and scrubs it again.
     pub fn new(suite: Suite, key: &[u8; 32]) -> Self {
+        // Before: a move copies the unused bytes of ring's key too, and what older work left there would go on the heap.
+        scrub_stack();
         let schedule = build(suite, key);
         scrub_stack();
         AeadKey { schedule, suite }
@@ -156,6 +158,8 @@ impl AeadKey {
 
 impl Drop for AeadKey {
     fn drop(&mut self) {
+        // Before, as in `new`: ring leaves its cipher state, key included, on the stack that the zero key is built on.
+        scrub_stack();
         overwrite(&mut self.schedule, self.suite);
     }
 }
