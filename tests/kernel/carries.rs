@@ -154,7 +154,7 @@ fn iperf3(tunnel: &Tunnel, target: &str, direction: &str, arguments: &[&str]) ->
     }
 }
 
-/// An iperf3 server, ended at drop: with `--one-off` it sometimes outlives its one test.
+/// An iperf3 server, ended at drop.
 struct Server(Child);
 
 impl Server {
