@@ -1,1 +1,89 @@
+//! Datagrams that nobody honest sent: a session takes no harm, nothing is answered, everything is counted.
 
+use veil_proto::time::SECOND;
+use veil_proto::{DropReason, Entropy};
+
+use crate::end::Rng;
+use crate::sim::{Datagram, World, address, assert_recovers};
+
+/// A pair with a session, and every datagram that made it.
+fn established(seed: u64) -> (World, Vec<Datagram>) {
+    let mut world = World::pair(seed);
+    world.tap = Some(Vec::new());
+    for _ in 0..20 {
+        world.send(0, 1);
+        world.send(1, 0);
+        world.run(SECOND / 10);
+    }
+    world.run(SECOND);
+    let sent = world.tap.take().expect("the tap was open");
+    (world, sent)
+}
+
+/// Has `count` datagrams made from the captured ones arrive at both ends; none may open, none may be answered.
+fn attack(count: usize, seed: u64, forge: impl Fn(&mut Rng, &mut Vec<u8>)) -> World {
+    let (mut world, captured) = established(seed);
+    let opened: Vec<u64> = world.ends.iter().map(|end| end.opened()).collect();
+    let indices = {
+        let peer = world.peer(0, 1);
+        world.ends[0].sessions.current_indices(peer)
+    };
+    world.hold = true;
+    let mut rng = Rng(seed);
+    for _ in 0..count {
+        let mut datagram = captured[rng.below(captured.len() as u64) as usize].clone();
+        forge(&mut rng, &mut datagram.bytes);
+        world.arrive(datagram);
+    }
+    world.run(0);
+    assert!(world.held.is_empty(), "{} answers to forgeries", world.held.len());
+    for (end, before) in world.ends.iter().zip(opened) {
+        assert_eq!(end.opened(), before, "a forgery opened");
+    }
+    let peer = world.peer(0, 1);
+    assert_eq!(world.ends[0].sessions.current_indices(peer), indices, "the session moved");
+    world.hold = false;
+    assert_recovers(&mut world, 0, 1);
+    world
+}
+
+#[test]
+fn half_a_million_bit_flips_leave_a_session_unharmed() {
+    attack(500_000, 11, |rng, bytes| {
+        let bit = rng.below(bytes.len() as u64 * 8) as usize;
+        bytes[bit / 8] ^= 1 << (bit % 8);
+    });
+}
+
+#[test]
+fn a_quarter_of_a_million_truncations_leave_a_session_unharmed() {
+    attack(250_000, 12, |rng, bytes| {
+        let len = rng.below(bytes.len() as u64) as usize;
+        bytes.truncate(len);
+    });
+}
+
+#[test]
+fn a_quarter_of_a_million_replays_are_dropped_and_counted() {
+    let world = attack(250_000, 13, |_, _| {});
+    let replayed: u64 = world.ends.iter().map(|end| end.dropped(DropReason::Replayed)).sum();
+    assert!(replayed > 200_000, "{replayed} replays counted");
+}
+
+#[test]
+fn random_datagrams_of_every_length_are_neither_answered_nor_a_cause_of_panic() {
+    let (mut world, _) = established(14);
+    world.hold = true;
+    let mut rng = Rng(14);
+    for len in 0..2000 {
+        for _ in 0..5 {
+            let mut bytes = vec![0; len];
+            rng.fill(&mut bytes);
+            world.arrive(Datagram { from: address(9), to: address(0), bytes });
+        }
+    }
+    world.run(0);
+    assert!(world.held.is_empty(), "noise was answered");
+    world.hold = false;
+    assert_recovers(&mut world, 0, 1);
+}

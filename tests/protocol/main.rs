@@ -11,7 +11,6 @@ mod handshake_and_data;
 mod hostile;
 mod inner_addresses;
 mod lifetime;
-mod random_operations;
 mod replayed_initiations;
 mod restart;
 mod roaming;

@@ -1,6 +1,6 @@
 //! The world between the ends: a virtual clock, and a wire that follows a seed or a script.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -345,9 +345,4 @@ pub fn assert_recovers(world: &mut World, a: usize, b: usize) {
     assert!(last.iter().all(|&id| world.delivered(id)), "packets still get lost");
     assert!(world.agree(a, b), "the ends seal under different sessions");
     world.check_conservation();
-}
-
-/// The datagrams in the order they were sent, taken from the held ones.
-pub fn take_held(world: &mut World) -> VecDeque<Datagram> {
-    std::mem::take(&mut world.held).into()
 }

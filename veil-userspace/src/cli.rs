@@ -98,6 +98,9 @@ struct Run {
     /// Where `veil show` asks [default: /run/veil/NAME.sock]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
+    /// Where peers' last timestamps and endpoints are kept [default: /var/lib/veil/NAME.state]
+    #[arg(long, value_name = "PATH")]
+    state: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -169,7 +172,8 @@ fn run(args: Run) -> Result<()> {
     let config = Config::load(&args.file.config)?;
     let link = args.link.unwrap_or(config.link.mode);
     link.check_built_in(&format!("{}: [link] mode = \"xdp\"", args.file.config.display()))?;
-    let options = RunOptions { iface: args.iface, link, threads: args.threads, control: args.control };
+    let Run { iface, threads, control, state, .. } = args;
+    let options = RunOptions { iface, link, threads, control, state };
     daemon::run(config, options)
 }
 

@@ -8,14 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context, Result};
-use veil_proto::PeerId;
 use veil_proto::crypto::{KeyPair, NetworkSecret, Psk, Suites};
 use veil_proto::handshake::Identity;
 use veil_proto::peer::PeerSettings;
 use veil_proto::tunnel::{HandshakeOutput, Handshakes, Sessions, ToHandshakes};
+use veil_proto::{Path, PeerId};
 
 use crate::config::{Config, LinkMode, PeerConfig, ThreadsChoice};
 use crate::control::socket::{ControlSocket, default_path};
+use crate::control::state::{self, StateFile};
 use crate::control::status::{Facts, Gauges};
 use crate::event_loop::poll::Signals;
 use crate::event_loop::process::Process;
@@ -35,6 +36,8 @@ pub struct RunOptions {
     pub threads: ThreadsChoice,
     /// The control socket's path, if not the default.
     pub control: Option<PathBuf>,
+    /// The state file's path, if not the default.
+    pub state: Option<PathBuf>,
 }
 
 /// Runs a tunnel until SIGINT or SIGTERM.
@@ -56,23 +59,40 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
     let reason = threads_reason(options.threads);
     let facts = Facts::new(&config, vec![config.listen.to_string()], reason.clone(), started);
     let (name, listen, endpoints) = (config.name.clone(), config.listen, endpoints(&config));
-    let (mut handshakes, sessions) =
+    let keys: Vec<_> = config.peers.iter().map(|peer| peer.public_key).collect();
+    let state_path = options.state.unwrap_or_else(|| state::default_path(&name));
+    let state = StateFile::open(state_path, &keys);
+    let (mut handshakes, mut sessions) =
         protocol(config.peers, config.private_key, config.network_secret, config.rekey_after);
     let mut out = HandshakeOutput::default();
     for (peer, addresses) in resolved {
         let message = ToHandshakes::Resolved { peer, addresses };
         handshakes.handle(message, started, &mut SystemEntropy::new(), &mut out);
     }
+    restore(&state, keys.len(), &mut handshakes, &mut sessions);
     let (tun_rx, tun_tx) = tun.split();
     let gauges = Gauges {
         link: link_rx.shared_counters(),
         tun: tun_rx.shared_counters(),
         handshake_drops: handshakes.drops(),
+        handshakes: handshakes.counters(),
         handshakes_out: Arc::new(AtomicU64::new(0)),
+        state: state.counters(),
     };
     let process = Process::new(sessions, config.mtu);
-    let parts =
-        Parts { link_rx, link_tx, tun_rx, tun_tx, process, handshakes, endpoints, control, facts, gauges };
+    let parts = Parts {
+        link_rx,
+        link_tx,
+        tun_rx,
+        tun_tx,
+        process,
+        handshakes,
+        endpoints,
+        state,
+        control,
+        facts,
+        gauges,
+    };
     let mut event_loop = EventLoop::new(parts)?;
     tracing::info!("{name}: ready on {listen}; link udp; threads single ({reason})");
     event_loop.run(&signals)?;
@@ -81,6 +101,19 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
         Some(set) => tracing::error!("{name}: stopped with frames missing from the set {set}"),
     }
     Ok(())
+}
+
+/// Hands over what the state file knows: peers that were reached before are asked for a handshake where they were.
+fn restore(state: &StateFile, peers: usize, handshakes: &mut Handshakes, sessions: &mut Sessions) {
+    for peer in (0..peers as u32).map(PeerId) {
+        let Some(known) = state.known(peer) else { continue };
+        if let Some(timestamp) = known.timestamp {
+            handshakes.restore(peer, timestamp);
+        }
+        if let Some(endpoint) = known.endpoint {
+            sessions.restore(peer, Path::to(endpoint));
+        }
+    }
 }
 
 fn threads_reason(choice: ThreadsChoice) -> String {

@@ -78,6 +78,7 @@ fn show_off(options: &Options) -> Result<()> {
     let right_daemon = right.start()?;
     println!("Two veil daemons, pid {} and {}, are ready.\n", left_daemon.pid(), right_daemon.pid());
 
+    // The very first one includes the handshake.
     for target in ["10.8.0.2", "fd08::2"] {
         ping(&left.namespace, target)?;
     }
@@ -120,7 +121,7 @@ fn ping(from: &Namespace, target: &str) -> Result<()> {
         thread::sleep(Duration::from_millis(100));
     }
     ensure!(!answered.is_empty(), "no reply at all: the tunnel does not work");
-    println!("  {} of {PINGS} answered; the first includes the handshake\n", answered.len());
+    println!("  {} of {PINGS} answered\n", answered.len());
     Ok(())
 }
 

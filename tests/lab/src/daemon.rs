@@ -1,6 +1,7 @@
 //! A running `veil` daemon, its log and its control socket. Dropping it ends it (SIGTERM, then SIGKILL).
 
 use std::fs::{self, File};
+use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -139,7 +140,8 @@ impl Drop for Daemon {
             // Killed by now, and a drop has nobody to tell.
         }
         if thread::panicking() {
-            eprintln!("--- log of {} ---\n{}", self.interface, self.log());
+            // `eprintln!` panics when stderr is a closed pipe, and a second panic would abort before the lab is cleared.
+            let _ = writeln!(io::stderr(), "--- log of {} ---\n{}", self.interface, self.log());
         }
     }
 }

@@ -1,6 +1,8 @@
-//! Talking about a running tunnel: the socket that `veil show` asks, what it is told, and names resolved beside the loop.
+//! Talking about a running tunnel: the socket that `veil show` asks, what it is told, names resolved beside
+//! the loop, and the file that outlives it.
 
 pub mod resolver;
 pub mod show;
 pub mod socket;
+pub mod state;
 pub mod status;

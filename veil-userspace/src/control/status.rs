@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use veil_proto::tunnel::SessionCounters;
+use veil_proto::tunnel::{HandshakeCounters, SessionCounters};
 use veil_proto::{DropCounters, DropReason, Now, PeerId};
 
 use super::show::{Balance, FrameSet, PeerSnapshot, Snapshot};
+use super::state::StateCounters;
 use crate::config::Config;
 use crate::event_loop::process::{Process, ProcessCounters};
 use crate::frame::{WideSet, lost_frames};
@@ -53,8 +54,12 @@ pub struct Gauges {
     pub tun: Arc<TunCounters>,
     /// What the handshakes refused.
     pub handshake_drops: Arc<DropCounters>,
+    /// What happened to handshakes otherwise.
+    pub handshakes: Arc<HandshakeCounters>,
     /// Handshake datagrams handed to the link.
     pub handshakes_out: Arc<AtomicU64>,
+    /// The state file's.
+    pub state: Arc<StateCounters>,
 }
 
 /// Everything about the tunnel at this moment.
@@ -113,13 +118,21 @@ fn drops(gauges: &Gauges, opened: &SessionCounters, stage: &ProcessCounters) -> 
 
 fn counters(gauges: &Gauges, opened: &SessionCounters, stage: &ProcessCounters) -> BTreeMap<String, u64> {
     let (link, tun) = (&gauges.link, &gauges.tun);
-    let named: [(&str, &AtomicU64); 31] = [
+    let (handshakes, state) = (&gauges.handshakes, &gauges.state);
+    let named: [(&str, &AtomicU64); 38] = [
         ("datagrams_received", &link.datagrams_received),
         ("datagrams_opened", &opened.opened),
         ("datagrams_handshake", &opened.handshake),
         ("datagrams_sealed", &opened.sealed),
         ("datagrams_sent", &link.datagrams_sent),
         ("handshakes_sent", &gauges.handshakes_out),
+        ("initiations_sent", &handshakes.initiations_sent),
+        ("initiations_accepted", &handshakes.initiations_accepted),
+        ("initiations_under_load", &handshakes.under_load),
+        ("cookies_sent", &handshakes.cookies_sent),
+        ("cookies_received", &handshakes.cookies_received),
+        ("state_written", &state.written),
+        ("state_failed", &state.failed),
         ("bytes_received", &link.bytes_received),
         ("bytes_sent", &link.bytes_sent),
         ("receive_overflow", &link.receive_overflow),

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use anyhow::{Context, Result};
-use veil_proto::Now;
 use veil_proto::thread_checker::ThreadChecker;
-use veil_proto::tunnel::{HandshakeOutput, Handshakes, ToHandshakes};
+use veil_proto::tunnel::{HandshakeOutput, Handshakes, ToHandshakes, ToSessions};
+use veil_proto::{Now, PeerId};
 
 use super::poll::{Event, Interest, Poll, Signals, Timer};
 use super::process::Process;
@@ -19,6 +19,7 @@ use crate::config::Endpoint;
 use crate::control::resolver::Resolver;
 use crate::control::show::Snapshot;
 use crate::control::socket::{ControlSocket, Interest as ClientInterest, Outcome, Request};
+use crate::control::state::StateFile;
 use crate::control::status::{Facts, Gauges, snapshot};
 use crate::frame::{Bounded, Inbox, Inner, Opened, Sealed, SetName, TwoHomes, WideSet};
 use crate::host::{SystemEntropy, now};
@@ -57,6 +58,8 @@ pub struct Parts<R, S, T, W> {
     pub handshakes: Handshakes,
     /// Each peer's configured endpoint.
     pub endpoints: Vec<Option<Endpoint>>,
+    /// Keeps what must outlive the daemon.
+    pub state: StateFile,
     /// Answers `veil show`.
     pub control: ControlSocket,
     /// What `veil show` says beside the counters.
@@ -146,6 +149,9 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
             self.look(!busy)?;
         }
         self.parts.link_tx.abandon(self.parts.process.transmit_set());
+        for peer in (0..self.parts.endpoints.len() as u32).map(PeerId) {
+            self.store_endpoint(peer);
+        }
         Ok(())
     }
 
@@ -254,19 +260,32 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
         if handshakes.has_work() {
             handshakes.step(now, entropy, out);
         }
+        // Whose session came into use just now: where is worth storing.
+        let mut reached = Vec::new();
         loop {
             let mut any = false;
             while let Some(message) = process.next_message() {
+                if let ToHandshakes::Confirmed(peer) = message {
+                    reached.push(peer);
+                }
                 handshakes.handle(message, now, entropy, out);
                 any = true;
             }
             while let Some(message) = out.to_sessions.pop_front() {
+                if let ToSessions::Ready(new) = &message
+                    && new.number.is_some()
+                {
+                    reached.push(new.session.peer);
+                }
                 process.handle(message);
                 any = true;
             }
             if !any {
                 break;
             }
+        }
+        while let Some(accepted) = out.accepted.pop_front() {
+            self.parts.state.accepted(accepted.peer, accepted.timestamp);
         }
         while let Some(transmit) = out.transmits.pop_front() {
             self.handshakes_out.fetch_add(1, Relaxed);
@@ -279,7 +298,18 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
                 self.resolver.ask(peer, endpoint).context("cannot start the resolver's thread")?;
             }
         }
+        for peer in reached {
+            self.store_endpoint(peer);
+        }
         Ok(())
+    }
+
+    /// Stores where a peer is now, for the next start.
+    fn store_endpoint(&mut self, peer: PeerId) {
+        let Some(status) = self.parts.process.sessions().status(peer) else { return };
+        if let Some(path) = status.endpoint {
+            self.parts.state.reached(peer, &path);
+        }
     }
 
     fn next_deadline(&self) -> Option<u64> {

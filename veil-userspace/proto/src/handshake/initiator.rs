@@ -1,9 +1,12 @@
 //! One attempt of ours to agree on a session: single-use, dropped when superseded, answered or given up.
 
-use super::envelope::EnvelopeKey;
-use super::message::{InitiationPayload, ResponsePayload, open_response, seal_initiation};
+use super::envelope::{CookieKey, EnvelopeKey};
+use super::message::{
+    COOKIE_LEN, Header, InitiationPayload, ResponsePayload, TYPE_COOKIE, envelope_tag, open_cookie_reply,
+    open_response, seal_initiation,
+};
 use super::{Identity, NewSession, Outcome, make_session, noise};
-use crate::crypto::{HeaderKey, Psk, PublicKey, Suites};
+use crate::crypto::{HeaderKey, Psk, PublicKey, Suites, TAG_LEN};
 use crate::session::Role;
 use crate::{DropReason, Entropy, Now, Path, PeerId, Tai64n};
 
@@ -25,6 +28,8 @@ pub struct Attempt<'a> {
     pub path: Path,
     /// The request this answers.
     pub number: u64,
+    /// The cookie that the peer gave us lately.
+    pub cookie: Option<&'a [u8; COOKIE_LEN]>,
 }
 
 /// A pending initiation. Its ephemeral key is wiped with it.
@@ -35,6 +40,10 @@ pub struct HandshakeInitiator {
     local_index: u32,
     path: Path,
     number: u64,
+    /// Unmasks the peer's cookie replies: it masks them under its own key.
+    header: HeaderKey,
+    /// What a cookie reply to this attempt is bound to; none once there was one.
+    tag: Option<[u8; TAG_LEN]>,
 }
 
 impl HandshakeInitiator {
@@ -47,14 +56,16 @@ impl HandshakeInitiator {
         attempt: Attempt<'_>,
         entropy: &mut dyn Entropy,
     ) -> Result<(Box<Self>, Vec<u8>), DropReason> {
-        let Attempt { peer, remote, psk, suites, timestamp, local_index, path, number } = attempt;
+        let Attempt { peer, remote, psk, suites, timestamp, local_index, path, number, cookie } = attempt;
         let payload = InitiationPayload { timestamp, sender: local_index, suites }.encode();
         let (noise, message) = noise::Initiator::start(&identity.keys, remote, psk, &payload, entropy)
             .map_err(|_| DropReason::LowOrderKey)?;
         let envelope = EnvelopeKey::derive(remote, &identity.network_secret);
         let header = HeaderKey::derive(remote, &identity.network_secret);
-        let datagram = seal_initiation(&envelope, &header, local_index, &message, None, entropy);
-        Ok((Box::new(HandshakeInitiator { noise, peer, suites, local_index, path, number }), datagram))
+        let datagram = seal_initiation(&envelope, &header, local_index, &message, cookie, entropy);
+        let tag = envelope_tag(&datagram);
+        let pending = HandshakeInitiator { noise, peer, suites, local_index, path, number, header, tag };
+        Ok((Box::new(pending), datagram))
     }
 
     /// The peer it is for.
@@ -65,6 +76,34 @@ impl HandshakeInitiator {
     /// Our receiver index for it.
     pub fn local_index(&self) -> u32 {
         self.local_index
+    }
+
+    /// Where the initiation went.
+    pub fn path(&self) -> Path {
+        self.path
+    }
+
+    /// Opens a datagram, masked as it was received, as `remote`'s cookie reply to this attempt. There is one for each.
+    ///
+    /// # Errors
+    /// [`DropReason::BadHeader`] when it is no cookie reply to this attempt; the datagram is unchanged then. Other reasons
+    /// when it looked like one.
+    pub fn open_cookie_reply(
+        &mut self,
+        identity: &Identity,
+        remote: &PublicKey,
+        datagram: &mut [u8],
+    ) -> Result<[u8; COOKIE_LEN], DropReason> {
+        self.header.mask(datagram);
+        if Header::parse(datagram) != Ok(Header { kind: TYPE_COOKIE, index: self.local_index, counter: 0 }) {
+            self.header.mask(datagram);
+            return Err(DropReason::BadHeader);
+        }
+        let tag = self.tag.ok_or(DropReason::NotPending)?;
+        let key = CookieKey::derive(remote, &identity.network_secret);
+        let cookie = open_cookie_reply(&key, &tag, datagram)?;
+        self.tag = None;
+        Ok(cookie)
     }
 
     /// Finishes with an unmasked response datagram.

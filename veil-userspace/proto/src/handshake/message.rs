@@ -31,7 +31,8 @@ pub const MAX_HANDSHAKE: usize = 1232;
 
 const NONCE_LEN: usize = 12;
 const MAC2_LEN: usize = 16;
-const COOKIE_LEN: usize = 16;
+/// Length of a cookie.
+pub const COOKIE_LEN: usize = 16;
 
 /// What precedes the body of every datagram, unmasked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

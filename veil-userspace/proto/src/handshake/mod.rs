@@ -3,8 +3,10 @@
 //! [`HandshakeInitiator`] is one attempt of ours; [`HandshakeResponder`] answers everybody else's. Both end in a
 //! [`NewSession`], the value that [`Sessions`](crate::tunnel::Sessions) takes over.
 
+pub mod cookie;
 pub mod envelope;
 mod initiator;
+pub mod load;
 pub mod message;
 pub mod noise;
 pub mod replay_cache;
@@ -12,15 +14,17 @@ mod responder;
 pub mod timestamp;
 pub mod token_bucket;
 
+pub use cookie::CookieSecrets;
 pub use initiator::{Attempt, HandshakeInitiator};
+pub use load::{Load, LoadMeter};
 pub use replay_cache::HandshakeReplayCache;
-pub use responder::{Answer, HandshakeResponder, OpenedEnvelope};
+pub use responder::{Answer, HandshakeResponder, OpenedEnvelope, Refused};
 pub use token_bucket::TokenBucket;
 
 use crate::crypto::{AeadKey, HeaderKey, KeyPair, NetworkSecret, PublicKey, Suite, derive_session_keys};
 use crate::session::{Opener, Role, Sealer, TransportSession};
 use crate::{Path, PeerId};
-use envelope::EnvelopeKey;
+use envelope::{CookieKey, EnvelopeKey};
 use noise::Finished;
 
 /// Our own identity: the key pair, the network secret, and the keys that others derive to reach us.
@@ -33,6 +37,8 @@ pub struct Identity {
     pub header_key: HeaderKey,
     /// Seals the handshakes sent to us.
     pub envelope_key: EnvelopeKey,
+    /// Seals the cookie replies we send.
+    pub cookie_key: CookieKey,
 }
 
 impl Identity {
@@ -40,7 +46,8 @@ impl Identity {
     pub fn new(keys: KeyPair, network_secret: NetworkSecret) -> Self {
         let header_key = HeaderKey::derive(&keys.public, &network_secret);
         let envelope_key = EnvelopeKey::derive(&keys.public, &network_secret);
-        Identity { keys, network_secret, header_key, envelope_key }
+        let cookie_key = CookieKey::derive(&keys.public, &network_secret);
+        Identity { keys, network_secret, header_key, envelope_key, cookie_key }
     }
 }
 

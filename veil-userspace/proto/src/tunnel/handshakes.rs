@@ -1,13 +1,20 @@
 //! The control half of the tunnel: pending initiations and their retries, the queue of initiations to answer, and
 //! the allocator of receiver indices.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::pending::Pending;
 use super::{ToHandshakes, ToSessions};
 use crate::crypto::{Psk, PublicKey, Suites};
-use crate::handshake::message::{Header, TYPE_INITIATION, TYPE_RESPONSE};
-use crate::handshake::{Attempt, HandshakeInitiator, HandshakeResponder, Identity};
+use crate::handshake::cookie::COOKIE_LIFE;
+use crate::handshake::message::{
+    COOKIE_LEN, Header, MAX_HANDSHAKE, MIN_INITIATION, MIN_RESPONSE, TYPE_COOKIE, TYPE_DATA, TYPE_INITIATION,
+    TYPE_RESPONSE,
+};
+use crate::handshake::{Attempt, HandshakeInitiator, HandshakeResponder, Identity, Load, LoadMeter};
 use crate::peer::PeerSettings;
 use crate::session::limits::{GIVE_UP, RETRY, RETRY_JITTER};
 use crate::timers::Deadlines;
@@ -19,6 +26,8 @@ const INITIATION_QUEUE: usize = 1024;
 const RESPONSE_QUEUE: usize = 64;
 /// Initiations taken through the cheap gates in one step, at most.
 const GATES_PER_STEP: usize = 64;
+/// A cookie brings a peer's next retry forward at most this often.
+const BRING_FORWARD_EVERY: u64 = RETRY;
 
 /// A handshake datagram to send.
 pub struct Transmit {
@@ -28,9 +37,42 @@ pub struct Transmit {
     pub bytes: Vec<u8>,
 }
 
-/// What [`Handshakes`] wants done. Messages to sessions come before the datagrams of the same step.
+/// An initiation that was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AcceptedInitiation {
+    /// Whose it was.
+    pub peer: PeerId,
+    /// Its timestamp: older ones are refused from now on.
+    pub timestamp: Tai64n,
+}
+
+/// What the handshakes count beside drops; one writer, readable from any thread.
+#[derive(Debug, Default)]
+pub struct HandshakeCounters {
+    /// Initiations sent.
+    pub initiations_sent: AtomicU64,
+    /// Initiations accepted and answered.
+    pub initiations_accepted: AtomicU64,
+    /// Cookie replies sent.
+    pub cookies_sent: AtomicU64,
+    /// Cookie replies received and opened.
+    pub cookies_received: AtomicU64,
+    /// Initiations that came under load.
+    pub under_load: AtomicU64,
+}
+
+impl HandshakeCounters {
+    fn count(counter: &AtomicU64) {
+        counter.fetch_add(1, Relaxed);
+    }
+}
+
+/// What [`Handshakes`] wants done. What was accepted is stored and messages to sessions are delivered before the datagrams
+/// of the same step are sent.
 #[derive(Default)]
 pub struct HandshakeOutput {
+    /// What to store, best effort.
+    pub accepted: VecDeque<AcceptedInitiation>,
     /// Messages for [`Sessions`](super::Sessions).
     pub to_sessions: VecDeque<ToSessions>,
     /// Datagrams to send once those are delivered.
@@ -47,6 +89,12 @@ struct Request {
     pending: Option<Box<HandshakeInitiator>>,
 }
 
+/// A cookie that a peer gave us.
+struct Cookie {
+    value: [u8; COOKIE_LEN],
+    received_at: u64,
+}
+
 struct Peer {
     public_key: PublicKey,
     psk: Psk,
@@ -56,6 +104,9 @@ struct Peer {
     addresses: Vec<SocketAddr>,
     last_sent: Tai64n,
     request: Option<Request>,
+    cookie: Option<Cookie>,
+    /// When a cookie last brought a retry forward.
+    brought_forward_at: Option<u64>,
 }
 
 impl Peer {
@@ -78,11 +129,13 @@ pub struct Handshakes {
     responder: HandshakeResponder,
     peers: Vec<Peer>,
     indices: HashSet<u32>,
-    by_index: HashMap<u32, PeerId>,
+    pending: Pending,
+    meter: LoadMeter,
     initiations: VecDeque<(Path, Vec<u8>)>,
     responses: VecDeque<(Path, Vec<u8>)>,
     deadlines: Deadlines,
-    drops: std::sync::Arc<DropCounters>,
+    drops: Arc<DropCounters>,
+    counters: Arc<HandshakeCounters>,
 }
 
 impl Handshakes {
@@ -98,26 +151,42 @@ impl Handshakes {
             addresses: Vec::new(),
             last_sent: Tai64n::default(),
             request: None,
+            cookie: None,
+            brought_forward_at: None,
         };
         Handshakes {
             identity,
             responder,
             peers: peers.iter().map(peer).collect(),
             indices: HashSet::new(),
-            by_index: HashMap::new(),
+            pending: Pending::default(),
+            meter: LoadMeter::default(),
             initiations: VecDeque::new(),
             responses: VecDeque::new(),
             deadlines: Deadlines::new(peers.len()),
             drops: Default::default(),
+            counters: Default::default(),
+        }
+    }
+
+    /// Takes over the last timestamp accepted from `peer` before a restart.
+    pub fn restore(&mut self, peer: PeerId, timestamp: Tai64n) {
+        if let Some(peer) = self.peers.get(peer.index()) {
+            self.responder.restore(&peer.public_key, timestamp);
         }
     }
 
     /// What was refused, by reason; readable from any thread.
-    pub fn drops(&self) -> std::sync::Arc<DropCounters> {
+    pub fn drops(&self) -> Arc<DropCounters> {
         self.drops.clone()
     }
 
-    /// Takes one message in. Datagrams only queue here; [`step`](Self::step) works on them.
+    /// What happened otherwise; readable from any thread.
+    pub fn counters(&self) -> Arc<HandshakeCounters> {
+        self.counters.clone()
+    }
+
+    /// Takes one message in. Initiations and responses only queue here; [`step`](Self::step) works on them.
     pub fn handle(
         &mut self,
         message: ToHandshakes,
@@ -126,11 +195,11 @@ impl Handshakes {
         out: &mut HandshakeOutput,
     ) {
         match message {
-            ToHandshakes::Datagram { path, bytes } => self.enqueue(path, bytes),
+            ToHandshakes::Datagram { path, bytes } => self.datagram(path, bytes, now),
             ToHandshakes::Initiate { peer, number, path } => {
                 self.initiate(peer, number, path, now, entropy, out);
             }
-            ToHandshakes::Confirmed(peer) => self.cancel(peer),
+            ToHandshakes::Confirmed(peer) => self.cancel(peer, out),
             ToHandshakes::Retired(index) => {
                 self.indices.remove(&index);
             }
@@ -138,17 +207,99 @@ impl Handshakes {
         }
     }
 
-    fn enqueue(&mut self, path: Path, bytes: Vec<u8>) {
-        let (queue, limit) = match Header::parse(&bytes) {
-            Ok(header) if header.kind == TYPE_INITIATION => (&mut self.initiations, INITIATION_QUEUE),
-            Ok(header) if header.kind == TYPE_RESPONSE => (&mut self.responses, RESPONSE_QUEUE),
-            _ => return self.drops.count(DropReason::NotPending),
+    fn datagram(&mut self, path: Path, bytes: Vec<u8>, now: Now) {
+        let handled = match Header::parse(&bytes) {
+            Ok(header) if header.kind == TYPE_INITIATION => self.enqueue_initiation(header, path, bytes, now),
+            Ok(header) if header.kind == TYPE_RESPONSE => self.enqueue_response(header, path, bytes),
+            // A cookie reply is masked under the replier's key, never under ours.
+            Ok(Header { kind: TYPE_COOKIE, .. }) => Err(DropReason::NotPending),
+            Ok(Header { kind: TYPE_DATA.., .. }) => {
+                self.take_cookie(&path, bytes, DropReason::UnknownIndex, now)
+            }
+            Ok(_) => Err(DropReason::BadHeader),
+            Err(reason) => self.take_cookie(&path, bytes, reason, now),
         };
-        if queue.len() < limit {
-            queue.push_back((path, bytes));
-        } else {
-            self.drops.count(DropReason::HandshakeQueueFull);
+        if let Err(reason) = handled {
+            self.drops.count(reason);
         }
+    }
+
+    fn enqueue_initiation(
+        &mut self,
+        header: Header,
+        path: Path,
+        bytes: Vec<u8>,
+        now: Now,
+    ) -> Result<(), DropReason> {
+        if bytes.len() < MIN_INITIATION {
+            return Err(DropReason::TooShort);
+        }
+        if bytes.len() > MAX_HANDSHAKE {
+            return Err(DropReason::BadEnvelope);
+        }
+        if (Header { kind: TYPE_INITIATION, index: 0, counter: 0 }) != header {
+            return Err(DropReason::BadHeader);
+        }
+        if self.initiations.len() >= INITIATION_QUEUE {
+            return Err(DropReason::HandshakeQueueFull);
+        }
+        self.initiations.push_back((path, bytes));
+        self.meter.queue(self.initiations.len(), INITIATION_QUEUE, now.mono);
+        Ok(())
+    }
+
+    /// Only what answers a pending initiation gets a place: nobody else can fill the queue.
+    fn enqueue_response(&mut self, header: Header, path: Path, bytes: Vec<u8>) -> Result<(), DropReason> {
+        if bytes.len() < MIN_RESPONSE {
+            return Err(DropReason::TooShort);
+        }
+        if bytes.len() > MAX_HANDSHAKE {
+            return Err(DropReason::BadEnvelope);
+        }
+        if header.counter != 0 {
+            return Err(DropReason::BadHeader);
+        }
+        self.pending.with_index(header.index).ok_or(DropReason::NotPending)?;
+        if self.responses.len() >= RESPONSE_QUEUE {
+            return Err(DropReason::HandshakeQueueFull);
+        }
+        self.responses.push_back((path, bytes));
+        Ok(())
+    }
+
+    /// Tries what made no sense as a cookie reply of a peer that an initiation is pending to, there. A valid one serves the
+    /// peer's next initiations and brings the next one forward to now; it moves nothing else.
+    fn take_cookie(
+        &mut self,
+        path: &Path,
+        mut bytes: Vec<u8>,
+        reason: DropReason,
+        now: Now,
+    ) -> Result<(), DropReason> {
+        // As it was received.
+        self.identity.header_key.mask(&mut bytes);
+        for &peer_id in self.pending.at(path) {
+            let Some(peer) = self.peers.get_mut(peer_id.index()) else { continue };
+            let Some(request) = peer.request.as_mut() else { continue };
+            let Some(pending) = request.pending.as_mut() else { continue };
+            let value = match pending.open_cookie_reply(&self.identity, &peer.public_key, &mut bytes) {
+                Ok(value) => value,
+                Err(DropReason::BadHeader) => continue,
+                Err(refused) => return Err(refused),
+            };
+            HandshakeCounters::count(&self.counters.cookies_received);
+            peer.cookie = Some(Cookie { value, received_at: now.mono });
+            let since = |at| now.mono.saturating_sub(at) < BRING_FORWARD_EVERY;
+            if !peer.brought_forward_at.is_some_and(since) {
+                peer.brought_forward_at = Some(now.mono);
+                // The same address once more: it is the one that asked.
+                request.attempts = request.attempts.saturating_sub(1);
+                request.retry_at = now.mono;
+                self.deadlines.no_later_than(peer_id.0, now.mono);
+            }
+            return Ok(());
+        }
+        Err(reason)
     }
 
     /// Whether datagrams wait for [`step`](Self::step).
@@ -166,16 +317,25 @@ impl Handshakes {
         }
         for _ in 0..GATES_PER_STEP {
             let Some((path, mut bytes)) = self.initiations.pop_front() else { break };
-            let opened = match self.responder.open_envelope(&self.identity, &mut bytes) {
-                Ok(opened) => opened,
-                Err(reason) => {
-                    self.drops.count(reason);
-                    continue;
-                }
-            };
+            let load = self.load(now);
+            let opened =
+                match self.responder.open_envelope(&self.identity, &mut bytes, &path, load, now, entropy) {
+                    Ok(opened) => opened,
+                    Err(refused) => {
+                        self.drops.count(refused.reason);
+                        if let Some(bytes) = refused.reply {
+                            HandshakeCounters::count(&self.counters.cookies_sent);
+                            out.transmits.push_back(Transmit { path, bytes });
+                        }
+                        continue;
+                    }
+                };
             let index = self.allocate(entropy);
             match self.responder.handle_init(&self.identity, opened, path, index, now, entropy) {
                 Ok(answer) => {
+                    HandshakeCounters::count(&self.counters.initiations_accepted);
+                    let peer = answer.session.session.peer;
+                    out.accepted.push_back(AcceptedInitiation { peer, timestamp: answer.timestamp });
                     out.to_sessions.push_back(ToSessions::Ready(answer.session));
                     out.transmits.push_back(Transmit { path, bytes: answer.response });
                 }
@@ -188,16 +348,30 @@ impl Handshakes {
         }
     }
 
+    /// How to handle the initiation just taken from the queue.
+    fn load(&mut self, now: Now) -> Load {
+        self.meter.queue(self.initiations.len(), INITIATION_QUEUE, now.mono);
+        self.meter.envelope(now.mono);
+        let load = self.meter.load(now.mono);
+        if load == Load::Heavy {
+            HandshakeCounters::count(&self.counters.under_load);
+        }
+        load
+    }
+
     fn finish(&mut self, bytes: &mut [u8], now: Now, out: &mut HandshakeOutput) -> Result<(), DropReason> {
         let header = Header::parse(bytes)?;
-        let peer_id = *self.by_index.get(&header.index).ok_or(DropReason::NotPending)?;
+        let peer_id = self.pending.with_index(header.index).ok_or(DropReason::NotPending)?;
         let peer = self.peers.get_mut(peer_id.index()).ok_or(DropReason::NotPending)?;
         let request = peer.request.as_mut().ok_or(DropReason::NotPending)?;
         let pending = request.pending.take().ok_or(DropReason::NotPending)?;
+        let went_to = pending.path();
         match pending.finish(&self.identity, &peer.public_key, &peer.psk, bytes, now) {
             Ok(session) => {
-                self.by_index.remove(&header.index);
                 peer.request = None;
+                if self.pending.remove(peer_id, header.index, &went_to) {
+                    out.to_sessions.push_back(ToSessions::NotPending(went_to));
+                }
                 out.to_sessions.push_back(ToSessions::Ready(session));
                 Ok(())
             }
@@ -217,7 +391,7 @@ impl Handshakes {
         entropy: &mut dyn Entropy,
         out: &mut HandshakeOutput,
     ) {
-        self.cancel(peer_id);
+        self.cancel(peer_id, out);
         let Some(peer) = self.peers.get_mut(peer_id.index()) else { return };
         peer.heard_at = path.or(peer.heard_at);
         let request = Request { number, started: now.mono, retry_at: now.mono, attempts: 0, pending: None };
@@ -230,7 +404,7 @@ impl Handshakes {
 
     /// Sends a new initiation for the peer's request and sets the time of the next one.
     fn attempt(&mut self, peer_id: PeerId, now: Now, entropy: &mut dyn Entropy, out: &mut HandshakeOutput) {
-        self.forget_pending(peer_id);
+        self.forget_pending(peer_id, out);
         let index = self.allocate(entropy);
         let jitter = u64::from(entropy.next_u32()) * RETRY_JITTER / u64::from(u32::MAX);
         let Some(peer) = self.peers.get_mut(peer_id.index()) else { return };
@@ -247,6 +421,8 @@ impl Handshakes {
         };
         request.attempts += 1;
         peer.last_sent = now.wall.max(peer.last_sent.next());
+        let usable = |c: &&Cookie| now.mono.saturating_sub(c.received_at) < COOKIE_LIFE;
+        let cookie = peer.cookie.as_ref().filter(usable);
         let attempt = Attempt {
             peer: peer_id,
             remote: &peer.public_key,
@@ -256,11 +432,15 @@ impl Handshakes {
             local_index: index,
             path,
             number: request.number,
+            cookie: cookie.map(|cookie| &cookie.value),
         };
         match HandshakeInitiator::start(&self.identity, attempt, entropy) {
             Ok((pending, bytes)) => {
                 request.pending = Some(pending);
-                self.by_index.insert(index, peer_id);
+                HandshakeCounters::count(&self.counters.initiations_sent);
+                if self.pending.insert(peer_id, index, &path) {
+                    out.to_sessions.push_back(ToSessions::Pending(path));
+                }
                 out.transmits.push_back(Transmit { path, bytes });
             }
             Err(reason) => {
@@ -299,7 +479,7 @@ impl Handshakes {
                 self.deadlines.no_later_than(owner, request.retry_at);
             } else if now.mono.saturating_sub(request.started) >= GIVE_UP {
                 let number = request.number;
-                self.cancel(peer_id);
+                self.cancel(peer_id, out);
                 out.to_sessions.push_back(ToSessions::GaveUp { peer: peer_id, number });
             } else {
                 if peer.has_endpoint {
@@ -315,21 +495,23 @@ impl Handshakes {
         self.deadlines.next()
     }
 
-    fn cancel(&mut self, peer_id: PeerId) {
-        self.forget_pending(peer_id);
+    fn cancel(&mut self, peer_id: PeerId, out: &mut HandshakeOutput) {
+        self.forget_pending(peer_id, out);
         if let Some(peer) = self.peers.get_mut(peer_id.index()) {
             peer.request = None;
         }
     }
 
     /// Wipes the peer's pending initiation; its index is free again.
-    fn forget_pending(&mut self, peer_id: PeerId) {
+    fn forget_pending(&mut self, peer_id: PeerId, out: &mut HandshakeOutput) {
         let Some(request) = self.peers.get_mut(peer_id.index()).and_then(|p| p.request.as_mut()) else {
             return;
         };
         if let Some(pending) = request.pending.take() {
-            self.by_index.remove(&pending.local_index());
             self.indices.remove(&pending.local_index());
+            if self.pending.remove(peer_id, pending.local_index(), &pending.path()) {
+                out.to_sessions.push_back(ToSessions::NotPending(pending.path()));
+            }
         }
     }
 

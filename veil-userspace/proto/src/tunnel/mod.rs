@@ -4,9 +4,10 @@
 //! or two threads can own one each, and tests can delay and reorder what passes between them.
 
 mod handshakes;
+mod pending;
 mod sessions;
 
-pub use handshakes::{HandshakeOutput, Handshakes, Transmit};
+pub use handshakes::{AcceptedInitiation, HandshakeCounters, HandshakeOutput, Handshakes, Transmit};
 pub use sessions::{
     Accepted, Inbound, Opened, Outbound, PeerCounters, PeerEvent, PeerStatus, SessionCounters, Sessions,
 };
@@ -18,7 +19,7 @@ use crate::{Path, PeerId};
 
 /// What goes to [`Handshakes`].
 pub enum ToHandshakes {
-    /// A handshake datagram, unmasked.
+    /// A handshake datagram, unmasked; or one that makes no sense, from where an initiation is pending.
     Datagram {
         /// Where it came from.
         path: Path,
@@ -51,6 +52,10 @@ pub enum ToHandshakes {
 pub enum ToSessions {
     /// A handshake has finished.
     Ready(NewSession),
+    /// An initiation is pending to this remote address: what makes no sense from there may be a cookie reply.
+    Pending(Path),
+    /// None is pending to it any more.
+    NotPending(Path),
     /// Nobody answered for so long that request `number` was given up.
     GaveUp {
         /// The peer.

@@ -3,7 +3,7 @@
 //! A datagram's way in: [`Sessions::open`], then [`Sessions::accept_ip`] for each inner packet. A packet's way out:
 //! [`Sessions::route`], [`Sessions::begin`], then [`Sessions::seal`] for each datagram. Nothing here does I/O.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -12,7 +12,7 @@ use super::{ToHandshakes, ToSessions};
 use crate::allowed_ips::AllowedIps;
 use crate::crypto::{HeaderKey, NetworkSecret, PublicKey};
 use crate::handshake::NewSession;
-use crate::handshake::message::{Header, TYPE_DATA};
+use crate::handshake::message::{Header, MAX_HANDSHAKE, TYPE_DATA};
 use crate::mux::checksum::accept_partial;
 use crate::mux::frame::FLAG_PARTIAL;
 use crate::mux::inner::{InnerPacket, ecn_decapsulate};
@@ -34,7 +34,7 @@ const PATH_MTU_BELIEVED: u64 = 600 * SECOND;
 pub enum Inbound {
     /// Data, opened in place.
     Data(Opened),
-    /// A handshake datagram, unmasked: copy it to [`Handshakes`](super::Handshakes).
+    /// A handshake datagram, or what may be a cookie reply, unmasked: copy it to [`Handshakes`](super::Handshakes).
     Handshake,
     /// Refused and counted.
     Dropped(DropReason),
@@ -155,6 +155,8 @@ pub struct Sessions {
     flagged: VecDeque<PeerId>,
     events: VecDeque<PeerEvent>,
     to_handshakes: VecDeque<ToHandshakes>,
+    /// Remote addresses that initiations are pending to.
+    pending: HashSet<[u8; 18]>,
     counters: Arc<SessionCounters>,
 }
 
@@ -206,6 +208,7 @@ impl Sessions {
             flagged: VecDeque::new(),
             events: VecDeque::new(),
             to_handshakes: VecDeque::new(),
+            pending: HashSet::new(),
             counters: Default::default(),
         }
     }
@@ -233,16 +236,31 @@ impl Sessions {
         self.header_key.mask(datagram);
         let header = match Header::parse(datagram) {
             Ok(header) => header,
-            Err(reason) => return Inbound::Dropped(reason),
+            Err(reason) => return self.makes_no_sense(datagram, path, reason),
         };
         if header.kind != TYPE_DATA {
-            return Inbound::Handshake;
+            // None is longer: a queue of them is bounded in bytes, too.
+            let fits = datagram.len() <= MAX_HANDSHAKE;
+            return if fits { Inbound::Handshake } else { Inbound::Dropped(DropReason::BadEnvelope) };
         }
-        let Some(id) = self.find(header.index) else { return Inbound::Dropped(DropReason::UnknownIndex) };
+        let Some(id) = self.find(header.index) else {
+            return self.makes_no_sense(datagram, path, DropReason::UnknownIndex);
+        };
         match self.open_in(id, header.counter, datagram, path, now) {
             Ok(opened) => Inbound::Data(opened),
             Err(reason) => Inbound::Dropped(reason),
         }
+    }
+
+    /// What is not for us as it stands is dropped, unless it may be a cookie reply: those are masked under their sender's
+    /// key, which the handshakes know.
+    #[cold]
+    fn makes_no_sense(&self, datagram: &[u8], path: &Path, reason: DropReason) -> Inbound {
+        let expected = !self.pending.is_empty() && self.pending.contains(&path.remote_bytes());
+        if expected && datagram.len() <= MAX_HANDSHAKE {
+            return Inbound::Handshake;
+        }
+        Inbound::Dropped(reason)
     }
 
     #[inline]
@@ -468,6 +486,12 @@ impl Sessions {
     pub fn handle(&mut self, message: ToSessions) {
         match message {
             ToSessions::Ready(new) => self.ready(new),
+            ToSessions::Pending(path) => {
+                self.pending.insert(path.remote_bytes());
+            }
+            ToSessions::NotPending(path) => {
+                self.pending.remove(&path.remote_bytes());
+            }
             ToSessions::GaveUp { peer: peer_id, number } => {
                 if let Some(peer) = self.peers.get_mut(peer_id.index())
                     && peer.request == Some(number)
@@ -476,6 +500,14 @@ impl Sessions {
                     self.events.push_back(PeerEvent::GaveUp(peer_id));
                 }
             }
+        }
+    }
+
+    /// Takes over where the peer was before a restart, and asks for a handshake with it there.
+    pub fn restore(&mut self, peer_id: PeerId, path: Path) {
+        if let Some(peer) = self.peers.get_mut(peer_id.index()) {
+            peer.path = Some(path);
+            self.request(peer_id);
         }
     }
 
