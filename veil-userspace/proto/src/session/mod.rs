@@ -1,7 +1,7 @@
 //! Sessions: what a finished handshake leaves behind, and what data packets run through.
 //!
 //! A [`TransportSession`] is a [`Sealer`] and an [`Opener`] with one owner. It moves only by value; the process stage
-//! holds it in a [`SessionTable`](table::SessionTable) and decides by [`slots`] which session of a peer seals.
+//! holds it in a [`SessionTable`] and decides by [`slots`] which session of a peer seals.
 
 pub mod limits;
 pub mod reassembly;
