@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::pending::Pending;
 use super::{ToHandshakes, ToSessions};
-use crate::crypto::{Psk, PublicKey, Suites};
+use crate::crypto::{Psk, PublicKey, Suites, scrubbed};
 use crate::handshake::cookie::COOKIE_LIFE;
 use crate::handshake::message::{
     COOKIE_LEN, Header, MAX_HANDSHAKE, MIN_INITIATION, MIN_RESPONSE, TYPE_COOKIE, TYPE_DATA, TYPE_INITIATION,
@@ -331,7 +331,11 @@ impl Handshakes {
                     }
                 };
             let index = self.allocate(entropy);
-            match self.responder.handle_init(&self.identity, opened, path, index, now, entropy) {
+            // Below a scrubbed frame: what the curve and the hash leave on the stack dies with this step.
+            let answer = scrubbed(|| {
+                self.responder.handle_init(&self.identity, opened, path, index, now, &mut *entropy)
+            });
+            match answer {
                 Ok(answer) => {
                     HandshakeCounters::count(&self.counters.initiations_accepted);
                     let peer = answer.session.session.peer;
@@ -366,7 +370,8 @@ impl Handshakes {
         let request = peer.request.as_mut().ok_or(DropReason::NotPending)?;
         let pending = request.pending.take().ok_or(DropReason::NotPending)?;
         let went_to = pending.path();
-        match pending.finish(&self.identity, &peer.public_key, &peer.psk, bytes, now) {
+        let finished = scrubbed(|| pending.finish(&self.identity, &peer.public_key, &peer.psk, bytes, now));
+        match finished {
             Ok(session) => {
                 peer.request = None;
                 if self.pending.remove(peer_id, header.index, &went_to) {
