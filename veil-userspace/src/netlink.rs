@@ -340,3 +340,62 @@ fn retried<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interfaces_are_found_by_name() {
+        let mut netlink = Netlink::open().unwrap();
+        let index = netlink.link_index("lo").unwrap();
+        assert_eq!(netlink.name(index), "lo");
+        let error = netlink.link_index("veil-gone0").unwrap_err().to_string();
+        assert!(error.starts_with("cannot find the interface veil-gone0: No such device"), "{error}");
+        assert!(error.ends_with(": see `ip link` for those there are"), "{error}");
+    }
+
+    #[test]
+    fn the_main_table_can_be_read() {
+        let mut netlink = Netlink::open().unwrap();
+        assert!(netlink.owners(("203.0.113.77".parse().unwrap(), 32)).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_refusal_says_what_the_kernel_said_and_the_cure() {
+        // A capped request header, a cookie attribute (type 3), then the kernel's words (type 1).
+        let mut header = vec![0; 16];
+        header.extend([6u16.to_ne_bytes(), 3u16.to_ne_bytes()].concat());
+        header.extend([9, 9, 0, 0]);
+        header.extend([14u16.to_ne_bytes(), 1u16.to_ne_bytes()].concat());
+        header.extend(b"Bad thing\0\0\0");
+        let refused = |errno: i32, header: &[u8]| {
+            let mut message = ErrorMessage::default();
+            message.code = std::num::NonZeroI32::new(-errno);
+            message.header = header.to_vec();
+            Refused::new(&message).told("cannot do it on veil0", "do better")
+        };
+        let text = refused(libc::EINVAL, &header).to_string();
+        assert_eq!(text, "cannot do it on veil0: Invalid argument (os error 22) (Bad thing): do better");
+        let text = refused(libc::EPERM, &header[..21]).to_string();
+        let wanted = "cannot do it on veil0: Operation not permitted (os error 1): needs CAP_NET_ADMIN, run as root (sudo)";
+        assert_eq!(text, wanted);
+    }
+
+    #[test]
+    fn only_unicast_routes_of_the_main_table_count() {
+        let mut route = RouteMessage::default();
+        route.header.address_family = AddressFamily::Inet;
+        route.header.destination_prefix_length = 8;
+        route.header.table = RouteHeader::RT_TABLE_MAIN;
+        route.header.kind = RouteType::Unicast;
+        let destination: IpAddr = "10.0.0.0".parse().unwrap();
+        route.attributes = vec![RouteAttribute::Destination(destination.into()), RouteAttribute::Oif(7)];
+        assert_eq!(main_route(&route), Some(((destination, 8), 7)));
+        route.attributes.push(RouteAttribute::Table(1000));
+        assert_eq!(main_route(&route), None);
+        route.attributes.pop();
+        route.header.kind = RouteType::BlackHole;
+        assert_eq!(main_route(&route), None);
+    }
+}

@@ -3,11 +3,12 @@
 //! Secret keys are boxed, so that moving an owner moves a pointer and leaves no copy behind; they have no `Debug` and are
 //! wiped on drop. Public keys are plain values. All are written as WireGuard writes them: base64, 44 characters.
 
+use super::wipe::secure_zero;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::fmt;
 use x25519_dalek::StaticSecret;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 /// Why a key in a configuration was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,7 +42,7 @@ impl PrivateKey {
     /// Any 32 bytes are a private key: they are clamped when used.
     pub fn from_bytes(mut bytes: [u8; 32]) -> Self {
         let key = PrivateKey(Box::new(StaticSecret::from(bytes)));
-        bytes.zeroize();
+        secure_zero(&mut bytes);
         key
     }
 
@@ -134,7 +135,7 @@ impl Psk {
     /// A pre-shared key of these bytes; all zero means none.
     pub fn from_bytes(mut bytes: [u8; 32]) -> Self {
         let psk = Psk(Box::new(Zeroizing::new(bytes)));
-        bytes.zeroize();
+        secure_zero(&mut bytes);
         psk
     }
 
@@ -157,7 +158,7 @@ impl NetworkSecret {
     /// A network secret of these bytes.
     pub fn from_bytes(mut bytes: [u8; 32]) -> Self {
         let secret = NetworkSecret(Some(Box::new(Zeroizing::new(bytes))));
-        bytes.zeroize();
+        secure_zero(&mut bytes);
         secret
     }
 
