@@ -1,0 +1,67 @@
+//! The steps of a packet's path in the order a packet takes them, inbound first; the crate's page says how to run it.
+//!
+//! A datagram can be opened once only, so what opens is timed over short runs that are sealed anew while the clock stands
+//! ([`over_runs`]); everything else leaves its input as it was, and loops.
+
+mod datagram;
+mod handshake;
+mod inner;
+mod lookup;
+mod tunnel;
+
+use std::time::{Duration, Instant};
+
+use criterion::{Bencher, Criterion, criterion_group, criterion_main};
+
+/// Times `step` on every item of `run`, again and again, after `prepare` has readied as many of them as are to come.
+fn over_runs<S, T>(
+    bencher: &mut Bencher<'_>,
+    state: &mut S,
+    run: &mut [T],
+    mut prepare: impl FnMut(&mut S, &mut [T]),
+    mut step: impl FnMut(&mut S, &mut T),
+) {
+    bencher.iter_custom(|count| {
+        let (mut left, mut elapsed) = (count as usize, Duration::ZERO);
+        while left > 0 {
+            let len = left.min(run.len());
+            let now = &mut run[..len];
+            prepare(state, now);
+            let start = Instant::now();
+            for item in now {
+                step(state, item);
+            }
+            elapsed += start.elapsed();
+            left -= len;
+        }
+        elapsed
+    });
+}
+
+/// Short enough that all of it takes about a minute.
+fn short() -> Criterion {
+    Criterion::default()
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(700))
+        .sample_size(30)
+        .without_plots()
+}
+
+criterion_group! {
+    name = path;
+    config = short();
+    targets =
+        datagram::mask,
+        datagram::classify,
+        lookup::session,
+        datagram::open,
+        datagram::replay,
+        inner::accept,
+        lookup::allowed_ips,
+        inner::checksum,
+        datagram::seal,
+        tunnel::inbound,
+        tunnel::outbound,
+        handshake::handshake,
+}
+criterion_main!(path);
