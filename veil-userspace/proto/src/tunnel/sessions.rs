@@ -127,6 +127,8 @@ struct Peer {
     slots: Slots,
     last_number: u64,
     request: Option<u64>,
+    /// Where the peer was when `request` was made.
+    asked_at: Option<Path>,
     keepalive_every: Option<u64>,
     flagged: bool,
     handshake_at: Option<u64>,
@@ -187,6 +189,7 @@ impl Sessions {
                 slots: Slots::default(),
                 last_number: 0,
                 request: None,
+                asked_at: None,
                 keepalive_every: settings.keepalive,
                 flagged: false,
                 handshake_at: None,
@@ -444,6 +447,9 @@ impl Sessions {
     pub fn seal(&mut self, peer_id: PeerId, datagram: &mut [u8], now: Now) -> Result<(), Exhausted> {
         let peer = self.peers.get_mut(peer_id.index()).ok_or(Exhausted)?;
         let session = peer.slots.current().and_then(|id| self.table.get(id)).ok_or(Exhausted)?;
+        if session.expires() <= now.mono {
+            return Err(Exhausted);
+        }
         session.sealer.seal(datagram)?;
         peer.counters.tx_packets.fetch_add(1, Relaxed);
         peer.counters.tx_bytes.fetch_add(datagram.len() as u64, Relaxed);
@@ -537,7 +543,10 @@ impl Sessions {
         peer.request = None;
         peer.handshake_at = Some(created);
         peer.unanswered_at = NEVER;
-        if peer.path.is_none_or(|known| known.remote() != path.remote()) {
+        // A peer that has moved since is where its data came from, not where the initiation went.
+        let remote = |path: Option<Path>| path.map(|path| path.remote());
+        let known = remote(peer.path);
+        if known == remote(peer.asked_at) && known != Some(path.remote()) {
             peer.path = Some(path);
         }
         let retired = peer.slots.initiator_ready(id);
@@ -556,6 +565,7 @@ impl Sessions {
         }
         peer.last_number += 1;
         peer.request = Some(peer.last_number);
+        peer.asked_at = peer.path;
         let message = ToHandshakes::Initiate { peer: peer_id, number: peer.last_number, path: peer.path };
         self.to_handshakes.push_back(message);
     }
