@@ -2,11 +2,12 @@
 //!
 //! A script decides, one by one, which datagram under way arrives next and which is lost; all scripts are tried.
 
-use veil_proto::handshake::message::MIN_INITIATION;
+use veil_proto::handshake::message::TYPE_INITIATION;
 use veil_proto::time::{MILLISECOND, SECOND};
 
+use crate::checks::assert_recovers;
 use crate::end::{Rng, keys};
-use crate::sim::{Link, World, assert_recovers};
+use crate::sim::{Link, World};
 
 /// Goes through all sequences of choices, whatever their number and widths.
 #[derive(Default)]
@@ -56,9 +57,21 @@ fn play(world: &mut World, script: &mut Script, most: usize) -> usize {
     most
 }
 
-fn whole_again(world: &mut World) {
-    world.hold = false;
-    world.set_links(Link { delay: 10 * MILLISECOND, ..Link::default() });
+/// Like [`play`], but nothing is lost and `copies` datagrams come again later, as the script says.
+fn play_doubled(world: &mut World, script: &mut Script, mut copies: usize) {
+    while !world.held.is_empty() {
+        let choice = script.choose(world.held.len() * (1 + usize::from(copies > 0)));
+        let at = choice % world.held.len();
+        let datagram = if choice < world.held.len() {
+            world.held.remove(at)
+        } else {
+            copies -= 1;
+            world.held[at].clone()
+        };
+        world.mono += 25 * MILLISECOND;
+        world.arrive(datagram);
+        world.run(0);
+    }
 }
 
 /// A pair whose held wire has an initiation of each end.
@@ -69,7 +82,7 @@ fn crossed(seed: u64) -> World {
     world.send(1, 0);
     world.run(0);
     assert_eq!(world.held.len(), 2);
-    assert!(world.held.iter().all(|datagram| datagram.bytes.len() >= MIN_INITIATION));
+    assert!(world.held.iter().all(|datagram| world.header(datagram).kind == TYPE_INITIATION));
     world
 }
 
@@ -81,7 +94,7 @@ fn every_order_and_loss_of_two_crossing_handshakes_ends_on_one_session() {
         longest = longest.max(play(&mut world, &mut script, 20));
         assert!(world.held.is_empty(), "the script went to its end");
         lossless += usize::from(script.made.iter().all(|(choice, _)| choice.is_multiple_of(2)));
-        whole_again(&mut world);
+        world.whole_again();
         assert_recovers(&mut world, 0, 1);
         runs += 1;
         if !script.next() {
@@ -104,7 +117,7 @@ fn in_every_lossless_order_a_few_packets_each_way_suffice_and_none_is_lost() {
             world.arrive(datagram);
             world.run(0);
         }
-        whole_again(&mut world);
+        world.whole_again();
         for _ in 0..3 {
             world.send(0, 1);
             world.send(1, 0);
@@ -122,6 +135,28 @@ fn in_every_lossless_order_a_few_packets_each_way_suffice_and_none_is_lost() {
 }
 
 #[test]
+fn in_every_order_with_one_datagram_doubled_both_ends_finish_on_one_session() {
+    let (mut script, mut runs) = (Script::default(), 0);
+    loop {
+        let mut world = crossed(4);
+        play_doubled(&mut world, &mut script, 1);
+        world.whole_again();
+        for _ in 0..3 {
+            world.send(0, 1);
+            world.send(1, 0);
+            world.run(100 * MILLISECOND);
+        }
+        assert_eq!(world.undelivered(), 0, "{:?}", script.made);
+        assert!(world.agree(0, 1), "{:?}", script.made);
+        runs += 1;
+        if !script.next() {
+            break;
+        }
+    }
+    assert!(runs > 500, "{runs} scripts");
+}
+
+#[test]
 fn every_order_and_loss_of_two_crossing_rekeys_ends_on_one_session() {
     // Both ends ask anew although a session is there: each has sent for 15 s and heard nothing.
     let (mut script, mut runs) = (Script::default(), 0);
@@ -135,10 +170,12 @@ fn every_order_and_loss_of_two_crossing_rekeys_ends_on_one_session() {
         world.send(0, 1);
         world.send(1, 0);
         world.run(16 * SECOND);
-        world.held.retain(|datagram| datagram.bytes.len() >= MIN_INITIATION);
+        let mut held = std::mem::take(&mut world.held);
+        held.retain(|datagram| world.header(datagram).kind == TYPE_INITIATION);
+        world.held = held;
         assert_eq!(world.held.len(), 2, "an initiation each");
         play(&mut world, &mut script, 20);
-        whole_again(&mut world);
+        world.whole_again();
         assert_recovers(&mut world, 0, 1);
         runs += 1;
         if !script.next() {
@@ -146,6 +183,22 @@ fn every_order_and_loss_of_two_crossing_rekeys_ends_on_one_session() {
         }
     }
     assert!(runs > 100, "{runs} scripts");
+}
+
+#[test]
+fn a_session_of_the_other_ends_making_ends_our_own_attempts() {
+    for lost in [0, 1] {
+        let mut world = crossed(6);
+        world.tap = Some(Vec::new());
+        let other = world.held.remove(1 - lost);
+        world.held.clear();
+        world.whole_again();
+        world.arrive(other);
+        world.run(60 * SECOND);
+        assert!(world.agree(0, 1));
+        assert_eq!(world.tapped(TYPE_INITIATION).len(), 0, "end {lost} tried again");
+        assert_eq!(world.undelivered(), 0);
+    }
 }
 
 #[test]
@@ -161,8 +214,7 @@ fn crossing_handshakes_whose_ends_are_slow_inside_end_on_one_session() {
         world.run(rng.below(60 * MILLISECOND));
         world.send(1, 0);
         world.run(300 * MILLISECOND);
-        world.message_delay = 0;
-        whole_again(&mut world);
+        world.whole_again();
         assert_recovers(&mut world, 0, 1);
     }
 }
@@ -182,9 +234,8 @@ fn after_a_full_crossing_the_session_of_the_smaller_key_stays() {
     }
     world.run(0);
     let smaller = if keys(0).public < keys(1).public { 0 } else { 1 };
-    let peer = world.peer(smaller, 1 - smaller);
-    let its_own = world.ends[smaller].sessions.current_indices(peer);
-    whole_again(&mut world);
+    let its_own = world.current(smaller, 1 - smaller);
+    world.whole_again();
     assert_recovers(&mut world, 0, 1);
-    assert_eq!(world.ends[smaller].sessions.current_indices(peer), its_own);
+    assert_eq!(world.current(smaller, 1 - smaller), its_own);
 }

@@ -102,12 +102,12 @@ pub fn packet(from: Ipv4Addr, to: Ipv4Addr, id: u64) -> Vec<u8> {
     packet
 }
 
-/// A datagram to be sealed, of IP frames with these flags.
-pub fn datagram(frames: &[(u8, &[u8])]) -> Vec<u8> {
+/// A datagram to be sealed, of frames given as kind, flags and payload.
+pub fn datagram(frames: &[(u8, u8, &[u8])]) -> Vec<u8> {
     let mut bytes = vec![0; HEADER_LEN];
-    for &(flags, payload) in frames {
+    for &(kind, flags, payload) in frames {
         let mut header = [0; frame::HEADER_LEN];
-        frame::write_header(&mut header, frame::IP, flags, payload.len() as u16);
+        frame::write_header(&mut header, kind, flags, payload.len() as u16);
         bytes.extend_from_slice(&header);
         bytes.extend_from_slice(payload);
     }
@@ -165,7 +165,7 @@ impl End {
     pub fn send_packet(&mut self, packet: Vec<u8>, now: Now) {
         let peer = self.sessions.route(&packet).expect("the packet is for a peer");
         match self.sessions.begin(peer, now) {
-            Outbound::Ready(path) => self.seal(peer, path, datagram(&[(0, &packet)]), now),
+            Outbound::Ready(path) => self.seal(peer, path, datagram(&[(frame::IP, 0, &packet)]), now),
             Outbound::Wait => {
                 let waiting = &mut self.waiting[peer.index()];
                 waiting.push_back(packet);
@@ -212,7 +212,7 @@ impl End {
         self.received += 1;
         match self.sessions.open(&mut bytes, &path, now) {
             Inbound::Data(opened) => {
-                self.take_frames(opened, &mut bytes);
+                self.take_frames(opened, &mut bytes, now);
                 None
             }
             Inbound::Handshake => Some(ToHandshakes::Datagram { path, bytes }),
@@ -220,7 +220,7 @@ impl End {
         }
     }
 
-    fn take_frames(&mut self, opened: Opened, bytes: &mut [u8]) {
+    fn take_frames(&mut self, opened: Opened, bytes: &mut [u8], now: Now) {
         let plaintext = &mut bytes[HEADER_LEN..HEADER_LEN + opened.len];
         let found: Vec<Item> = Frames::new(plaintext).collect();
         for item in found {
@@ -228,6 +228,13 @@ impl End {
                 Item::Frame(frame) if frame.kind == frame::IP => {
                     let packet = &mut plaintext[frame.payload];
                     self.sessions.accept_ip(opened.peer, frame.flags, packet, 0).map(|_| packet.to_vec())
+                }
+                Item::Frame(frame) if frame.kind == frame::FRAGMENT => {
+                    match self.accept_piece(opened, frame.flags, &plaintext[frame.payload], now) {
+                        Ok(None) => continue,
+                        Ok(Some(packet)) => Ok(packet),
+                        Err(reason) => Err(reason),
+                    }
                 }
                 Item::Frame(_) => Err(DropReason::FrameUnknownKind),
                 Item::Refused { reason, .. } => Err(reason),
@@ -237,6 +244,21 @@ impl End {
                 Err(reason) => self.refused.push(reason),
             }
         }
+    }
+
+    /// Takes a piece in; the packet it completes, if any, is checked like every other.
+    fn accept_piece(
+        &mut self,
+        opened: Opened,
+        flags: u8,
+        piece: &[u8],
+        now: Now,
+    ) -> Result<Option<Vec<u8>>, DropReason> {
+        let Some(mut whole) = self.sessions.accept_fragment(opened.session, flags, piece, now)?.whole else {
+            return Ok(None);
+        };
+        self.sessions.accept_ip(opened.peer, whole.flags, &mut whole.bytes, 0)?;
+        Ok(Some(whole.bytes))
     }
 
     /// Runs the handshakes' waiting work to its end.

@@ -2,7 +2,8 @@
 
 use veil_proto::time::{MILLISECOND, SECOND};
 
-use crate::sim::{Link, World, assert_recovers};
+use crate::checks::assert_recovers;
+use crate::sim::{Link, World};
 
 const BAD: Link = Link { loss: 30, doubled: 20, delay: 5 * MILLISECOND, jitter: 200 * MILLISECOND };
 
@@ -17,6 +18,7 @@ fn the_first_packet_brings_a_handshake_and_arrives() {
     assert!(world.agree(0, 1));
     assert_eq!(world.ends[0].handshake_datagrams(), 1, "one response");
     assert_eq!(world.ends[1].handshake_datagrams(), 1, "one initiation");
+    assert_eq!(world.ends[0].keepalives_sent, 0, "the packet itself opens the session");
     world.check_conservation();
 }
 

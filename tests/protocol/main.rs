@@ -2,15 +2,18 @@
 //! doubles datagrams as a seed or a script says.
 //!
 //! Nothing here waits, opens a socket or needs a privilege. Every datagram that reaches an end goes through
-//! [`end::End::receive`], which asserts that packets come at most once, whole and to the right end; every scenario ends
-//! with [`sim::World::check_conservation`].
+//! [`end::End::receive`] and every packet through [`sim::World::settle`], which asserts that each comes at most once,
+//! whole and to the right end; no world is dropped without [`sim::World::check_conservation`].
 
+mod checks;
 mod crossing;
 mod end;
 mod handshake_and_data;
 mod hostile;
 mod inner_addresses;
 mod lifetime;
+mod low_order_keys;
+mod random_operations;
 mod replayed_initiations;
 mod restart;
 mod roaming;

@@ -1,0 +1,112 @@
+//! Any sequence of what users, wires and clocks can do: nothing comes twice or from nowhere, and in the end both talk.
+
+use proptest::prelude::*;
+use veil_proto::time::{MILLISECOND, SECOND};
+
+use crate::checks::assert_recovers;
+use crate::sim::{Datagram, World, address};
+
+/// One thing that happens. Places on the wire are taken modulo what is there.
+#[derive(Clone, Debug)]
+enum Operation {
+    Send(usize),
+    Arrive(usize),
+    ArriveAndStay(usize),
+    Lose(usize),
+    /// Any datagram ever sent arrives again, from another address if so wanted.
+    Replay(usize, bool),
+    Advance(u64),
+    Restart(usize),
+    /// An end's source address changes; the other can still be reached at its configured one.
+    Roam(usize, usize),
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    use Operation::*;
+    prop_oneof![
+        6 => (0usize..2).prop_map(Send),
+        8 => any::<usize>().prop_map(Arrive),
+        1 => any::<usize>().prop_map(ArriveAndStay),
+        2 => any::<usize>().prop_map(Lose),
+        1 => (any::<usize>(), any::<bool>()).prop_map(|(at, elsewhere)| Replay(at, elsewhere)),
+        3 => (0..200 * MILLISECOND).prop_map(Advance),
+        2 => (0..20 * SECOND).prop_map(Advance),
+        1 => (0..200 * SECOND).prop_map(Advance),
+        1 => (0usize..2).prop_map(Restart),
+        1 => ((0usize..2), (5usize..8)).prop_map(|(end, to)| Roam(end, to)),
+    ]
+}
+
+/// Takes a datagram off the held wire.
+fn take(world: &mut World, at: usize) -> Option<Datagram> {
+    let count = world.held.len();
+    (count > 0).then(|| world.held.remove(at % count))
+}
+
+fn perform(world: &mut World, operation: Operation) {
+    match operation {
+        Operation::Send(end) => {
+            world.send(end, 1 - end);
+        }
+        Operation::Arrive(at) => {
+            if let Some(datagram) = take(world, at) {
+                world.arrive(datagram);
+            }
+        }
+        Operation::ArriveAndStay(at) => {
+            if let Some(datagram) = take(world, at) {
+                world.held.push(datagram.clone());
+                world.arrive(datagram);
+            }
+        }
+        Operation::Lose(at) => drop(take(world, at)),
+        Operation::Replay(at, elsewhere) => {
+            let sent = world.tap.as_deref().unwrap_or_default();
+            if let Some(mut datagram) = sent.get(at % sent.len().max(1)).cloned() {
+                if elsewhere {
+                    datagram.from = address(9);
+                }
+                world.arrive(datagram);
+            }
+        }
+        Operation::Advance(nanos) => world.run(nanos),
+        Operation::Restart(end) => world.restart(end),
+        Operation::Roam(end, to) => {
+            // Both addresses lead to it: what is on its way to the old one may still arrive.
+            world.addresses[end] = address(to + 3 * end);
+            world.routes.insert(address(to + 3 * end), end);
+        }
+    }
+    world.run(0);
+}
+
+fn play(seed: u64, delay: u64, operations: Vec<Operation>) {
+    let mut world = World::pair(seed);
+    world.hold = true;
+    world.tap = Some(Vec::new());
+    world.message_delay = delay;
+    for operation in operations {
+        perform(&mut world, operation);
+    }
+    world.tap = None;
+    world.whole_again();
+    // What an earlier life of the wire still holds arrives late, in between.
+    for datagram in std::mem::take(&mut world.held) {
+        world.run(MILLISECOND);
+        world.arrive(datagram);
+    }
+    assert_recovers(&mut world, 0, 1);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_comes_twice_or_from_nowhere_and_both_ends_find_together_again(
+        seed: u64,
+        delay in prop_oneof![Just(0), 0..100 * MILLISECOND],
+        operations in prop::collection::vec(operation(), 1..150),
+    ) {
+        play(seed, delay, operations);
+    }
+}
