@@ -418,7 +418,8 @@ impl Handshakes {
             self.indices.remove(&index);
             return;
         };
-        request.retry_at = now.mono + RETRY + jitter;
+        // The last wait ends with the request: what is pending is wiped after 90 s, not at the next retry.
+        request.retry_at = (now.mono + RETRY + jitter).min(request.started + GIVE_UP);
         self.deadlines.no_later_than(peer_id.0, request.retry_at);
         let Some(path) = path else {
             self.indices.remove(&index);
