@@ -1,0 +1,168 @@
+//! What sessions come from and end by: the handshakes' messages, and each peer's timers.
+//!
+//! At most one request per peer is under way; whatever leaves a slot is wiped, and its receiver index given back.
+
+use super::{Outbound, Peer, Sessions};
+use crate::handshake::NewSession;
+use crate::session::SessionId;
+use crate::timers::NEVER;
+use crate::tunnel::{PeerEvent, ToHandshakes, ToSessions};
+use crate::{DropReason, Now, Path, PeerId};
+
+impl Sessions {
+    /// Takes in what the handshakes say.
+    pub fn handle(&mut self, message: ToSessions) {
+        match message {
+            ToSessions::Ready(new) => self.ready(new),
+            ToSessions::Pending(path) => {
+                self.pending.insert(path.remote_bytes());
+            }
+            ToSessions::NotPending(path) => {
+                self.pending.remove(&path.remote_bytes());
+            }
+            ToSessions::GaveUp { peer: peer_id, number } => {
+                if let Some(peer) = self.peers.get_mut(peer_id.index())
+                    && peer.request == Some(number)
+                {
+                    peer.request = None;
+                    self.events.push_back(PeerEvent::GaveUp(peer_id));
+                }
+            }
+        }
+    }
+
+    /// Takes over where the peer was before a restart, and asks for a handshake with it there.
+    pub fn restore(&mut self, peer_id: PeerId, path: Path) {
+        if let Some(peer) = self.peers.get_mut(peer_id.index()) {
+            peer.path = Some(path);
+            self.request(peer_id);
+        }
+    }
+
+    fn ready(&mut self, new: NewSession) {
+        let NewSession { session, path, number } = new;
+        let (peer_id, created) = (session.peer, session.created);
+        let overtaken = |p: &Peer| number.is_some() && p.request != number;
+        if self.peers.get(peer_id.index()).is_none_or(overtaken) {
+            // Its datagram is counted as a handshake already: this is a session dropped, not a datagram.
+            if let Some(peer) = self.peers.get(peer_id.index()) {
+                peer.counters.drops.count(DropReason::Overtaken);
+            }
+            self.to_handshakes.push_back(ToHandshakes::Retired(session.local_index));
+            return;
+        }
+        let expires = session.expires();
+        let id = self.table.insert(session);
+        let Some(peer) = self.peers.get_mut(peer_id.index()) else { return };
+        peer.expire_at = peer.expire_at.min(expires);
+        self.deadlines.no_later_than(peer_id.0, peer.expire_at);
+        if number.is_none() {
+            if let Some(unconfirmed) = peer.slots.responder_ready(id) {
+                self.wipe(unconfirmed);
+            }
+            return;
+        }
+        peer.request = None;
+        peer.handshake_at = Some(created);
+        peer.unanswered_at = NEVER;
+        // A peer that has moved since is where its data came from, not where the initiation went.
+        let remote = |path: Option<Path>| path.map(|path| path.remote());
+        let known = remote(peer.path);
+        if known == remote(peer.asked_at) && known != Some(path.remote()) {
+            peer.path = Some(path);
+        }
+        let retired = peer.slots.initiator_ready(id);
+        for old in retired.into_iter().flatten() {
+            self.wipe(old);
+        }
+        self.events.push_back(PeerEvent::Usable(peer_id));
+        self.flag(peer_id);
+    }
+
+    /// Asks for a handshake, unless one is going on.
+    pub(super) fn request(&mut self, peer_id: PeerId) {
+        let Some(peer) = self.peers.get_mut(peer_id.index()) else { return };
+        if peer.request.is_some() || (!peer.has_endpoint && peer.path.is_none()) {
+            return;
+        }
+        peer.last_number += 1;
+        peer.request = Some(peer.last_number);
+        peer.asked_at = peer.path;
+        let message = ToHandshakes::Initiate { peer: peer_id, number: peer.last_number, path: peer.path };
+        self.to_handshakes.push_back(message);
+    }
+
+    pub(super) fn wipe(&mut self, id: SessionId) {
+        self.last_found = None;
+        if let Some(index) = self.table.remove(id) {
+            self.to_handshakes.push_back(ToHandshakes::Retired(index));
+        }
+    }
+
+    /// Does what is due: expired sessions are wiped, keepalives flagged, unanswered peers asked anew.
+    pub fn on_timer(&mut self, now: Now) {
+        while let Some(owner) = self.deadlines.pop_due(now.mono) {
+            let peer_id = PeerId(owner);
+            self.expire(peer_id, now);
+            let Some(peer) = self.peers.get_mut(peer_id.index()) else { continue };
+            let keepalive = peer.keepalive_at <= now.mono;
+            let unanswered = peer.unanswered_at <= now.mono;
+            let persistent = peer.persistent_at <= now.mono;
+            if keepalive {
+                peer.keepalive_at = NEVER;
+            }
+            if unanswered {
+                peer.unanswered_at = NEVER;
+            }
+            if persistent {
+                peer.persistent_at = peer.keepalive_every.map_or(NEVER, |every| now.mono + every);
+            }
+            self.deadlines.no_later_than(owner, peer.next_timer());
+            if unanswered {
+                self.request(peer_id);
+            }
+            if (keepalive || persistent) && matches!(self.begin(peer_id, now), Outbound::Ready(_)) {
+                self.flag(peer_id);
+            }
+        }
+    }
+
+    /// Wipes the peer's sessions that are past their time and finds the next to go.
+    fn expire(&mut self, peer_id: PeerId, now: Now) {
+        let Some(peer) = self.peers.get_mut(peer_id.index()) else { return };
+        if peer.expire_at > now.mono {
+            return;
+        }
+        peer.expire_at = NEVER;
+        let mut expired = [None; 3];
+        for (id, slot) in peer.slots.all().zip(&mut expired) {
+            let expires = self.table.get(id).map_or(0, |session| session.expires());
+            if expires <= now.mono {
+                *slot = Some(id);
+            } else {
+                peer.expire_at = peer.expire_at.min(expires);
+            }
+        }
+        for id in expired.into_iter().flatten() {
+            if let Some(peer) = self.peers.get_mut(peer_id.index()) {
+                peer.slots.remove(id);
+            }
+            self.wipe(id);
+        }
+    }
+
+    /// When [`on_timer`](Self::on_timer) must be called next.
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.deadlines.next()
+    }
+
+    /// The next message for the handshakes.
+    pub fn next_message(&mut self) -> Option<ToHandshakes> {
+        self.to_handshakes.pop_front()
+    }
+
+    /// The next thing that happened to a peer.
+    pub fn next_event(&mut self) -> Option<PeerEvent> {
+        self.events.pop_front()
+    }
+}
