@@ -8,8 +8,8 @@
 //! offloads, at every attach, since a persistent device keeps those of its last owner. Addresses, MTU, routes and the
 //! up flag are set by netlink elsewhere, so attaching needs no more privilege than the device demands.
 
-use super::{TunCounters, TunRead, TunReceived, TunWrite, VNET_HDR_LEN, VnetHdr, deliver};
-use crate::frame::{Frame, Home, Inbox, Inner, Opened, Outbox, WideSet};
+use super::{TunCounters, TunRead, TunReceived, TunWrite, deliver};
+use crate::frame::{Frame, Home, Inbox, Inner, Opened, Outbox, VNET_HDR_LEN, VnetHdr, WideSet};
 use anyhow::{Context, Result, anyhow};
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};

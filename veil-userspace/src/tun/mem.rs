@@ -4,8 +4,8 @@
 //! the header it was written with. The walk over marks is the real device's (`deliver`), so that tests see what a
 //! kernel would.
 
-use super::{TunCounters, TunRead, TunReceived, TunWrite, VnetHdr, deliver};
-use crate::frame::{Frame, Home, Inbox, Inner, Opened, Outbox, WideSet};
+use super::{TunCounters, TunRead, TunReceived, TunWrite, deliver};
+use crate::frame::{Frame, Home, Inbox, Inner, Opened, Outbox, VnetHdr, WideSet};
 use crate::link::mem::Bell;
 use std::collections::VecDeque;
 use std::io;

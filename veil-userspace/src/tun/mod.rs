@@ -9,14 +9,10 @@
 
 pub mod device;
 pub mod mem;
-mod vnet_hdr;
 
 pub use device::{Tun, TunRx, TunTx};
-pub use vnet_hdr::{
-    DATA_VALID, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VNET_HDR_LEN, VnetHdr,
-};
 
-use crate::frame::{Home, Inbox, Inner, Marks, Opened, Outbox, WideSet};
+use crate::frame::{Home, Inbox, Inner, Marks, Opened, Outbox, VnetHdr, WideSet};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

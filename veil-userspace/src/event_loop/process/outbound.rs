@@ -16,8 +16,7 @@ use veil_proto::tunnel::{Outbound, Sessions};
 use veil_proto::{DropReason, Now, Path, PeerId};
 
 use super::Process;
-use crate::frame::{Home, Inbox, Inner, Outbox, Sealed, WideFrame};
-use crate::tun::NEEDS_CSUM;
+use crate::frame::{Home, Inbox, Inner, NEEDS_CSUM, Outbox, Sealed, WideFrame};
 
 /// Datagrams in a run: what `UDP_SEGMENT` takes on every kernel that has it.
 const MAX_DATAGRAMS: usize = 64;
