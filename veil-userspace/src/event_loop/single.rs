@@ -13,7 +13,7 @@ use veil_proto::thread_checker::ThreadChecker;
 use veil_proto::tunnel::{HandshakeOutput, Handshakes, ToHandshakes, ToSessions};
 use veil_proto::{Now, PeerId};
 
-use super::poll::{Event, Interest, Poll, Signals, Timer};
+use super::poll::{Interest, Poll, Signals, Timer};
 use super::process::Process;
 use crate::config::Endpoint;
 use crate::control::resolver::Resolver;
@@ -319,8 +319,9 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
 
     /// Waits for what comes next, or only looks, and notes what is ready.
     fn look(&mut self, block: bool) -> Result<()> {
-        let events: Vec<Event> = self.poll.wait(block).context("cannot wait for events")?.collect();
-        for event in events {
+        let count = self.poll.wait(block).context("cannot wait for events")?;
+        for n in 0..count {
+            let Some(event) = self.poll.event(n) else { break };
             match event.token {
                 TUN => self.tun_ready |= event.readable || event.error,
                 LINK => {
