@@ -47,8 +47,9 @@ pub struct RunOptions {
 pub fn run(config: Config, options: RunOptions) -> Result<()> {
     options.link.check_built_in("--link xdp")?;
     options.threads.check_built_in("--threads pipeline")?;
-    let signals = Signals::new().context("cannot take over SIGINT and SIGTERM")?;
     let resolved = resolve_endpoints(&config.peers)?;
+    // Only now: a resolver that hangs can be interrupted, and from here on there is something to undo.
+    let signals = Signals::new().context("cannot take over SIGINT and SIGTERM")?;
     let control_path = options.control.unwrap_or_else(|| default_path(&config.name));
     let control = ControlSocket::bind(&control_path)?;
     let (link_rx, link_tx, _) = UdpLink::open(config.listen, config.link.dscp)?;
