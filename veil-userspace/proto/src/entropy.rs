@@ -25,3 +25,18 @@ impl<E: Entropy + ?Sized> Entropy for &mut E {
         (**self).fill(out);
     }
 }
+
+#[cfg(test)]
+pub(crate) mod testing {
+    /// Not random at all, but different every time.
+    pub struct Counting(pub u64);
+
+    impl super::Entropy for Counting {
+        fn fill(&mut self, out: &mut [u8]) {
+            for byte in out {
+                self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                *byte = (self.0 >> 56) as u8;
+            }
+        }
+    }
+}

@@ -99,19 +99,9 @@ mod tests {
     use super::*;
     use crate::Tai64n;
     use crate::crypto::{HeaderKey, NetworkSecret, PublicKey};
+    use crate::entropy::testing::Counting;
     use crate::handshake::envelope::EnvelopeKey;
     use crate::handshake::message::seal_initiation;
-
-    struct Counting(u64);
-
-    impl Entropy for Counting {
-        fn fill(&mut self, out: &mut [u8]) {
-            for byte in out {
-                self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-                *byte = (self.0 >> 56) as u8;
-            }
-        }
-    }
 
     fn at(seconds: u64) -> Now {
         Now { mono: seconds * SECOND, wall: Tai64n::default() }

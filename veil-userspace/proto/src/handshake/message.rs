@@ -384,19 +384,8 @@ fn noise_message(content: &[u8]) -> Result<&[u8], DropReason> {
 mod tests {
     use super::*;
     use crate::crypto::{NetworkSecret, PublicKey};
+    use crate::entropy::testing::Counting;
     use crate::handshake::noise::{MESSAGE_1_OVERHEAD, MESSAGE_2_OVERHEAD};
-
-    /// Not random at all, but different every time.
-    struct Counting(u64);
-
-    impl Entropy for Counting {
-        fn fill(&mut self, out: &mut [u8]) {
-            for byte in out {
-                self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-                *byte = (self.0 >> 56) as u8;
-            }
-        }
-    }
 
     const NOISE_1: [u8; MESSAGE_1_OVERHEAD + InitiationPayload::LEN] = [0xa1; _];
     const NOISE_2: [u8; MESSAGE_2_OVERHEAD + ResponsePayload::LEN] = [0xa2; _];
