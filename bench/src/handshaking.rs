@@ -41,6 +41,7 @@ impl Handshaking {
             allowed_ips: Vec::new(),
             keepalive: None,
             has_endpoint: false,
+            lease: false,
         };
         let answers = HandshakeResponder::new(&[peer], &mut entropy);
         let timestamp = Tai64n::from_unix_nanos(0);
@@ -138,7 +139,7 @@ mod tests {
                 initiator.sealer.seal(&mut datagram).unwrap();
                 responder_header.mask(&mut datagram);
                 let header = Header::parse(&datagram).unwrap();
-                assert_eq!((header.index, header.counter), (responder.local_index, expected));
+                assert_eq!((header.index, header.counter), (responder.rotator.index(), expected));
                 assert_eq!(responder.opener.open(header.counter, &mut datagram), Ok((68, true)));
                 assert_eq!(datagram[HEADER_LEN..][..68], [3; 68]);
             }
@@ -150,7 +151,7 @@ mod tests {
         let mut ends = Handshaking::new(Suite::ChaCha20Poly1305);
         for _ in 0..3 {
             let (initiator, responder) = ends.shake();
-            assert_eq!((initiator.session.local_index, responder.session.local_index), (1, 2));
+            assert_eq!((initiator.session.rotator.index(), responder.session.rotator.index()), (1, 2));
         }
     }
 }

@@ -119,6 +119,7 @@ fn settings(peer: PeerId) -> PeerSettings {
         allowed_ips: vec![IpNet::host(inner_v4(peer).into()), IpNet::host(inner_v6(peer).into())],
         keepalive: None,
         has_endpoint: false,
+        lease: false,
     }
 }
 

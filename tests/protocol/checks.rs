@@ -24,10 +24,10 @@ impl World {
         one.is_some() && one == self.current(b, a).map(|(local, remote)| (remote, local))
     }
 
-    /// The receiver indices of the session that `end` seals under to `other`: its own, then the other's.
+    /// The name of the session that `end` seals under to `other`.
     pub fn current(&mut self, end: usize, other: usize) -> Option<(u32, u32)> {
         let peer = self.peer(end, other);
-        self.ends[end].sessions.current_indices(peer)
+        self.ends[end].sessions.current_session(peer)
     }
 
     /// The header of a datagram under way, as the end it goes to unmasks it.

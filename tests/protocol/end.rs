@@ -67,6 +67,8 @@ pub struct PeerSpec {
     pub public_key: PublicKey,
     pub endpoint: Option<SocketAddr>,
     pub keepalive: Option<u64>,
+    /// It may give this end a lease.
+    pub lease: bool,
 }
 
 /// What an end is made from, and made anew from when it restarts.
@@ -85,6 +87,7 @@ impl Spec {
             allowed_ips: vec![IpNet::host(IpAddr::V4(inner(peer.end)))],
             keepalive: peer.keepalive,
             has_endpoint: peer.endpoint.is_some(),
+            lease: peer.lease,
         };
         self.peers.iter().map(settings).collect()
     }
@@ -133,6 +136,8 @@ pub struct End {
     /// Packets lost before they were sealed: pushed out of the queue, given up, or with nowhere to go.
     pub unsent: u64,
     pub keepalives_sent: u64,
+    /// Datagrams above this size are lost on their way out; nobody says so.
+    pub widest: Option<usize>,
     /// Datagrams that reached this end in this life.
     pub received: u64,
 }
@@ -157,6 +162,7 @@ impl End {
             refused: Vec::new(),
             unsent: 0,
             keepalives_sent: 0,
+            widest: None,
             received: 0,
         }
     }
@@ -181,7 +187,9 @@ impl End {
     /// Seals and sends a datagram; there must be a session for it.
     pub fn seal(&mut self, peer: PeerId, path: Path, mut bytes: Vec<u8>, now: Now) {
         self.sessions.seal(peer, &mut bytes, now).expect("a session to seal under");
-        self.outbox.push_back((path, bytes));
+        if self.widest.is_none_or(|widest| bytes.len() <= widest) {
+            self.outbox.push_back((path, bytes));
+        }
     }
 
     /// Does what the sessions want done: waiting packets first, then the keepalives still owed.
@@ -197,13 +205,35 @@ impl End {
                 PeerEvent::GaveUp(peer) => {
                     self.unsent += std::mem::take(&mut self.waiting[peer.index()]).len() as u64;
                 }
+                PeerEvent::Closed(..) | PeerEvent::Leased(_) => {}
             }
+        }
+        while let Some(peer) = self.sessions.next_owing() {
+            self.send_owed(peer, now);
         }
         while let Some(peer) = self.sessions.next_flagged() {
             if let Outbound::Ready(path) = self.sessions.begin(peer, now) {
                 self.keepalives_sent += 1;
                 self.seal(peer, path, datagram(&[]), now);
             }
+        }
+    }
+
+    /// Sends the control frames, together, and the probes, each alone, that a peer is owed.
+    fn send_owed(&mut self, peer: PeerId, now: Now) {
+        let Some(path) = self.sessions.way_to(peer, now) else { return };
+        let (mut frames, mut payload) = (Vec::new(), Vec::new());
+        while let Some(kind) = self.sessions.next_control_frame(peer, now, &mut payload) {
+            frames.push((kind, payload.clone()));
+        }
+        if !frames.is_empty() {
+            let frames: Vec<_> = frames.iter().map(|(kind, payload)| (*kind, 0, &payload[..])).collect();
+            self.seal(peer, path, datagram(&frames), now);
+        }
+        while let Some(probe) = self.sessions.next_probe(peer, now) {
+            let mut bytes = datagram(&[(frame::PROBE, 0, &probe.payload)]);
+            bytes.resize(bytes.len().max(probe.size), 0);
+            self.seal(peer, path, bytes, now);
         }
     }
 
@@ -236,11 +266,24 @@ impl End {
                         Err(reason) => Err(reason),
                     }
                 }
-                Item::Frame(_) => Err(DropReason::FrameUnknownKind),
+                Item::Frame(frame) => {
+                    let payload = &plaintext[frame.payload];
+                    let taken = match frame.kind {
+                        frame::CONTROL => self.sessions.accept_control(opened, payload),
+                        frame::ACK => self.sessions.accept_ack(opened, payload, now),
+                        frame::PROBE => self.sessions.accept_probe(opened, payload, now),
+                        _ => Err(DropReason::FrameUnknownKind),
+                    };
+                    self.refused.extend(taken.err());
+                    continue;
+                }
                 Item::Refused { reason, .. } => Err(reason),
             };
             match accepted {
-                Ok(packet) => self.inbox.push_back((opened.peer, packet)),
+                Ok(packet) => {
+                    self.sessions.carried(opened, now);
+                    self.inbox.push_back((opened.peer, packet));
+                }
                 Err(reason) => self.refused.push(reason),
             }
         }

@@ -6,6 +6,7 @@
 //! whole and to the right end; no world is dropped without [`sim::World::check_conservation`].
 
 mod checks;
+mod control_stream;
 mod crossing;
 mod end;
 mod handshake_and_data;
@@ -13,9 +14,11 @@ mod hostile;
 mod inner_addresses;
 mod lifetime;
 mod low_order_keys;
+mod path_mtu;
 mod random_operations;
 mod replayed_initiations;
 mod restart;
 mod roaming;
+mod rotation;
 mod sim;
 mod timers;

@@ -71,7 +71,13 @@ pub fn address(n: usize) -> SocketAddr {
 }
 
 fn peer_spec(end: usize) -> PeerSpec {
-    PeerSpec { end, public_key: keys(end).public, endpoint: Some(address(end)), keepalive: None }
+    PeerSpec {
+        end,
+        public_key: keys(end).public,
+        endpoint: Some(address(end)),
+        keepalive: None,
+        lease: false,
+    }
 }
 
 impl World {

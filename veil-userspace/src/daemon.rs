@@ -178,6 +178,7 @@ fn protocol(
             allowed_ips: peer.allowed_ips,
             keepalive: peer.keepalive.map(nanos),
             has_endpoint: peer.endpoint.is_some(),
+            lease: false,
         })
         .collect();
     let keys = KeyPair::from_private(private_key);

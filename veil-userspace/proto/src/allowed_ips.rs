@@ -86,6 +86,11 @@ impl IpNet {
             _ => false,
         }
     }
+
+    /// Whether all of `other` is inside this network.
+    pub fn covers(self, other: IpNet) -> bool {
+        self.prefix <= other.prefix && self.contains(other.addr)
+    }
 }
 
 impl FromStr for IpNet {

@@ -68,6 +68,12 @@ drop_reasons! {
     FrameUnknownFlag => "frame-unknown-flag",
     /// A mux frame of a kind whose content does not parse.
     FrameMalformed => "frame-malformed",
+    /// A control frame further ahead of the last one in order than a peer may send.
+    ControlAhead => "control-ahead",
+    /// A control message or probe reply that concerns nothing of ours (any more).
+    ControlStray => "control-stray",
+    /// A control message that the other end never got: its stream was given up, or had no room.
+    ControlLost => "control-lost",
     /// A piece of a packet that overlaps another piece of it, or disagrees with it.
     FragmentConflict => "fragment-conflict",
     /// A packet of which not all pieces came in time, or too many at once.

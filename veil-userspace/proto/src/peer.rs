@@ -29,4 +29,6 @@ pub struct PeerSettings {
     pub keepalive: Option<u64>,
     /// Whether the peer has an endpoint of its own, so that we can start a handshake before hearing from it.
     pub has_endpoint: bool,
+    /// Whether the peer may give us addresses, routes and the like, within its allowed IPs.
+    pub lease: bool,
 }

@@ -69,6 +69,7 @@ impl End {
             suites: Suites::supported(),
             allowed_ips: Vec::new(),
             keepalive: None,
+            lease: false,
             has_endpoint,
         }];
         let mut entropy = Seeded(own.into());

@@ -119,7 +119,7 @@ fn drops(gauges: &Gauges, opened: &SessionCounters, stage: &ProcessCounters) -> 
 fn counters(gauges: &Gauges, opened: &SessionCounters, stage: &ProcessCounters) -> BTreeMap<String, u64> {
     let (link, tun) = (&gauges.link, &gauges.tun);
     let (handshakes, state) = (&gauges.handshakes, &gauges.state);
-    let named: [(&str, &AtomicU64); 38] = [
+    let named: [(&str, &AtomicU64); 48] = [
         ("datagrams_received", &link.datagrams_received),
         ("datagrams_opened", &opened.opened),
         ("datagrams_handshake", &opened.handshake),
@@ -149,6 +149,16 @@ fn counters(gauges: &Gauges, opened: &SessionCounters, stage: &ProcessCounters) 
         ("frames_ack", &stage.ack),
         ("frames_probe", &stage.probe),
         ("frames_skipped", &stage.skipped),
+        ("control_sent", &opened.control_sent),
+        ("control_resent", &opened.control_resent),
+        ("control_given_up", &opened.control_given_up),
+        ("acks_sent", &opened.acks_sent),
+        ("sessions_closed_by_peers", &opened.closed),
+        ("index_rotations", &opened.rotations),
+        ("probes_sent", &opened.probes_sent),
+        ("probe_replies_sent", &opened.probe_replies_sent),
+        ("probes_answered", &opened.probes_answered),
+        ("path_black_holes", &opened.black_holes),
         ("ip_written", &tun.packets_written),
         ("ip_written_bytes", &tun.bytes_written),
         ("tun_packets", &stage.tun_packets),

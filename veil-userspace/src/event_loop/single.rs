@@ -148,11 +148,27 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
             self.timer.set(self.next_deadline()).context("cannot set the timer")?;
             self.look(!busy)?;
         }
+        self.say_goodbye()?;
         self.parts.link_tx.abandon(self.parts.process.transmit_set());
         for peer in (0..self.parts.endpoints.len() as u32).map(PeerId) {
             self.store_endpoint(peer);
         }
         Ok(())
+    }
+
+    /// Tells every peer once that its session ends, as far as the link takes it without waiting.
+    fn say_goodbye(&mut self) -> Result<()> {
+        self.parts.process.close_sessions();
+        loop {
+            self.parts.process.settle(&mut self.to_link, now());
+            if self.to_link.is_empty() {
+                return Ok(());
+            }
+            self.send()?;
+            if self.blocked.is_some() {
+                return Ok(());
+            }
+        }
     }
 
     /// Up to four turns of the data path. True if more waits.

@@ -5,15 +5,19 @@
 //! goes through [`InnerPacket::parse`] (then allowed IPs, by its source), [`inner::ecn_decapsulate`] with the
 //! outer header's ECN bits, and, where [`frame::FLAG_PARTIAL`] is set, [`checksum::accept_partial`]. On the
 //! way out [`checksum::sender_partial`] says whether the flag may be set, and [`frame::write_header`] writes
-//! the header.
+//! the header. CONTROL frames hold [`Message`]s.
 //!
 //! Invariant: nothing here trusts a byte. Every length is compared with what is there, and no number that a
 //! peer sent becomes an offset.
 
 pub mod checksum;
+pub mod config;
+pub mod control;
 pub mod frame;
 pub mod inner;
 
 pub use checksum::PartialChecksum;
+pub use config::Config;
+pub use control::Message;
 pub use frame::{Frames, Item, RawFrame};
 pub use inner::{Inner, InnerPacket};

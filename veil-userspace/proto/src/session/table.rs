@@ -49,7 +49,7 @@ impl SessionTable {
     /// Takes a session in, bound to this thread from here on.
     pub fn insert(&mut self, mut session: Box<TransportSession>) -> SessionId {
         session.hand_over();
-        let index = session.local_index;
+        let index = session.rotator.index();
         let id = match self.free.pop() {
             Some(id) => id,
             None => {
@@ -62,12 +62,27 @@ impl SessionTable {
         id
     }
 
-    /// Wipes a session and returns its receiver index, which may be given out again.
-    pub fn remove(&mut self, id: SessionId) -> Option<u32> {
-        let session = self.sessions.get_mut(id.0 as usize)?.take()?;
-        self.by_index.remove(&session.local_index);
-        self.free.push(id);
-        Some(session.local_index)
+    /// Wipes a session and returns its receiver indices, which may be given out again.
+    pub fn remove(&mut self, id: SessionId) -> impl Iterator<Item = u32> + use<> {
+        let session = self.sessions.get_mut(id.0 as usize).and_then(Option::take);
+        let indices = session.map(|session| session.rotator.indices());
+        if let Some(indices) = indices.clone() {
+            self.free.push(id);
+            indices.for_each(|index| {
+                self.by_index.remove(&index);
+            });
+        }
+        indices.into_iter().flatten()
+    }
+
+    /// Has datagrams with this receiver index, too, belong to session `id`.
+    pub fn add_index(&mut self, index: u32, id: SessionId) {
+        self.by_index.insert(index, id);
+    }
+
+    /// Has no datagrams with this receiver index belong to any session.
+    pub fn release_index(&mut self, index: u32) {
+        self.by_index.remove(&index);
     }
 
     /// The session that datagrams with this receiver index belong to.
@@ -86,11 +101,11 @@ impl SessionTable {
 
     /// How many sessions there are.
     pub fn len(&self) -> usize {
-        self.by_index.len()
+        self.sessions.len() - self.free.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.by_index.is_empty()
+        self.len() == 0
     }
 }

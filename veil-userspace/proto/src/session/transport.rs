@@ -1,7 +1,8 @@
 //! One session's two directions: sealing under one key, opening under the other.
 
 use super::limits::{Budget, REJECT_AFTER};
-use super::{FragmentReassembly, HEADER_LEN, MIN_DATAGRAM, ReplayWindow};
+use super::rotator::{ROTATE_AFTER, SessionRotator};
+use super::{ControlReceiver, FragmentReassembly, HEADER_LEN, MIN_DATAGRAM, ReplayWindow, RetransmitBuffer};
 use crate::crypto::{AeadKey, HeaderKey, Suite, aead_decrypt, aead_encrypt, scrub_stack};
 use crate::handshake::message::{Header, TYPE_DATA};
 use crate::thread_checker::ThreadChecker;
@@ -72,6 +73,16 @@ impl Sealer {
     pub fn receiver_index(&self) -> u32 {
         self.receiver_index
     }
+
+    /// The receiver has given the session another index. False, and nothing changed, unless `old` is the one in use; to be
+    /// told of one already in use is fine.
+    pub fn redirect(&mut self, old: u32, new: u32) -> bool {
+        let applies = new != 0 && (self.receiver_index == old || self.receiver_index == new);
+        if applies {
+            self.receiver_index = new;
+        }
+        applies
+    }
 }
 
 /// The receiving half.
@@ -119,20 +130,28 @@ impl Opener {
 
 /// A finished session: one owner, moved only by value, its secrets wiped when it is dropped.
 pub struct TransportSession {
+    /// The receiver indices it began with, ours first: the other end has the same, the other way round.
+    pub name: (u32, u32),
     /// Whose session it is.
     pub peer: PeerId,
     /// Which end started it.
     pub role: Role,
     /// When the handshake finished here, monotonic nanoseconds.
     pub created: u64,
-    /// The index under which datagrams for it arrive.
-    pub local_index: u32,
+    /// The indices under which datagrams for it arrive.
+    pub rotator: SessionRotator,
     /// The sending half.
     pub sealer: Sealer,
     /// The receiving half.
     pub opener: Opener,
     /// Packets of which only pieces have arrived.
     pub reassembly: FragmentReassembly,
+    /// Control frames that the peer is not known to have.
+    pub control_out: RetransmitBuffer,
+    /// Control frames of the peer's.
+    pub control_in: ControlReceiver,
+    /// The peer is owed an acknowledgement.
+    pub ack_due: bool,
     checker: ThreadChecker,
 }
 
@@ -149,13 +168,17 @@ impl TransportSession {
         let mut checker = ThreadChecker::default();
         checker.detach();
         TransportSession {
+            name: (local_index, sealer.receiver_index()),
             peer,
             role,
             created,
-            local_index,
+            rotator: SessionRotator::new(local_index, created, ROTATE_AFTER),
             sealer,
             opener,
             reassembly: FragmentReassembly::default(),
+            control_out: RetransmitBuffer::default(),
+            control_in: ControlReceiver::default(),
+            ack_due: false,
             checker,
         }
     }

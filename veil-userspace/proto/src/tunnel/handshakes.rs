@@ -186,6 +186,11 @@ impl Handshakes {
         self.counters.clone()
     }
 
+    /// How many receiver indices are given out: to sessions, to pending handshakes, as spares.
+    pub fn indices_in_use(&self) -> usize {
+        self.indices.len()
+    }
+
     /// Takes one message in. Initiations and responses only queue here; [`step`](Self::step) works on them.
     pub fn handle(
         &mut self,
@@ -202,6 +207,10 @@ impl Handshakes {
             ToHandshakes::Confirmed(peer) => self.cancel(peer, out),
             ToHandshakes::Retired(index) => {
                 self.indices.remove(&index);
+            }
+            ToHandshakes::WantIndices(count) => {
+                let indices = (0..count).map(|_| self.allocate(entropy)).collect();
+                out.to_sessions.push_back(ToSessions::Indices(indices));
             }
             ToHandshakes::Resolved { peer, addresses } => self.resolved(peer, addresses, now, entropy, out),
         }

@@ -4,12 +4,14 @@
 //! or two threads can own one each, and tests can delay and reorder what passes between them.
 
 mod handshakes;
+mod path_mtu;
 mod pending;
 mod sessions;
 
 pub use handshakes::{AcceptedInitiation, HandshakeCounters, HandshakeOutput, Handshakes, Transmit};
 pub use sessions::{
-    Accepted, Inbound, Opened, Outbound, PeerCounters, PeerEvent, PeerStatus, SessionCounters, Sessions,
+    Accepted, Inbound, Opened, Outbound, PeerCounters, PeerEvent, PeerStatus, Probe, SessionCounters,
+    Sessions,
 };
 
 use std::net::SocketAddr;
@@ -39,6 +41,8 @@ pub enum ToHandshakes {
     Confirmed(PeerId),
     /// A session is gone: its receiver index may be given out again.
     Retired(u32),
+    /// So many receiver indices are wanted, for sessions to change to.
+    WantIndices(usize),
     /// The addresses that the peer's configured endpoint resolves to now.
     Resolved {
         /// The peer.
@@ -56,6 +60,8 @@ pub enum ToSessions {
     Pending(Path),
     /// None is pending to it any more.
     NotPending(Path),
+    /// Receiver indices that nobody else has.
+    Indices(Vec<u32>),
     /// Nobody answered for so long that request `number` was given up.
     GaveUp {
         /// The peer.

@@ -1,21 +1,32 @@
 //! The process half of the tunnel: every session, whose it is, which one seals, and each peer's timers.
 //!
-//! A datagram's way in: [`Sessions::open`], then [`Sessions::accept_ip`] for each inner packet. A packet's way out:
-//! [`Sessions::route`], [`Sessions::begin`], then [`Sessions::seal`] for each datagram. Nothing here does I/O.
+//! A datagram's way in: [`Sessions::open`], then [`Sessions::accept_ip`] for each inner packet, `accept_fragment`,
+//! `accept_control`, `accept_ack` and `accept_probe` for the other frames. A packet's way out: [`Sessions::route`],
+//! [`Sessions::begin`], then [`Sessions::seal`] for each datagram. What inbound and the timers owe a peer is only noted;
+//! the outbound step asks [`Sessions::next_owing`] and [`Sessions::next_flagged`] for it. Nothing here does I/O.
 
+mod control;
 mod inbound;
 mod outbound;
+mod probing;
 mod renewal;
+mod rotation;
+
+pub use probing::Probe;
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::ToHandshakes;
-use crate::allowed_ips::AllowedIps;
+use super::path_mtu::PathMtu;
+use crate::allowed_ips::{AllowedIps, IpNet};
 use crate::crypto::{HeaderKey, NetworkSecret, PublicKey};
+use crate::mux::Config;
+use crate::mux::control::CloseReason;
 use crate::peer::PeerSettings;
 use crate::session::limits::REKEY_AFTER;
+use crate::session::rotator::ROTATE_AFTER;
 use crate::session::{SessionId, SessionTable, Slots};
 use crate::timers::{Deadlines, NEVER};
 use crate::{DropCounters, DropReason, Path, PeerId};
@@ -67,6 +78,10 @@ pub enum PeerEvent {
     Usable(PeerId),
     /// The handshake was given up: what waits for it is lost.
     GaveUp(PeerId),
+    /// The peer has ended a session in order.
+    Closed(PeerId, CloseReason),
+    /// The peer has given us a lease: [`Sessions::take_lease`] has it.
+    Leased(PeerId),
 }
 
 /// One peer's traffic, one writer, readable from any thread.
@@ -95,6 +110,26 @@ pub struct SessionCounters {
     pub sealed: AtomicU64,
     /// Datagrams refused, by reason.
     pub drops: DropCounters,
+    /// Control frames sent, the first time or again.
+    pub control_sent: AtomicU64,
+    /// Of these, how many were sent again.
+    pub control_resent: AtomicU64,
+    /// Control streams given up for want of acknowledgements.
+    pub control_given_up: AtomicU64,
+    /// Acknowledgements sent.
+    pub acks_sent: AtomicU64,
+    /// Sessions that changed their receiver index.
+    pub rotations: AtomicU64,
+    /// Sessions that peers ended in order.
+    pub closed: AtomicU64,
+    /// Path MTU probes sent.
+    pub probes_sent: AtomicU64,
+    /// Replies sent to the probes of others.
+    pub probe_replies_sent: AtomicU64,
+    /// Probes of ours that were answered.
+    pub probes_answered: AtomicU64,
+    /// Paths found to drop large datagrams in silence.
+    pub black_holes: AtomicU64,
 }
 
 /// One peer as `veil show` sees it.
@@ -104,6 +139,8 @@ pub struct PeerStatus {
     pub endpoint: Option<Path>,
     /// When its current session was made, monotonic nanoseconds.
     pub handshake_at: Option<u64>,
+    /// The largest datagram, bytes of UDP payload, that its path is known to take, where that limits it.
+    pub path_limit: Option<usize>,
     /// Its traffic.
     pub counters: Arc<PeerCounters>,
 }
@@ -112,8 +149,17 @@ struct Peer {
     smaller: bool,
     has_endpoint: bool,
     path: Option<Path>,
-    /// The largest datagram that `path` takes, as far as known, and until when that is believed.
-    path_limit: Option<(usize, u64)>,
+    path_mtu: PathMtu,
+    /// Tokens of probes that are owed a reply.
+    probed: VecDeque<u32>,
+    /// What the peer may give us addresses within; nothing, unless it may give us any.
+    lease_within: Vec<IpNet>,
+    /// What it has given us, for the host's configuration.
+    lease: Option<Config>,
+    /// What we give the peer, in every session anew.
+    offer: Option<Config>,
+    /// In the queue of peers owed a control frame, an acknowledgement or a probe.
+    owing: bool,
     next_fragment_id: u32,
     slots: Slots,
     last_number: u64,
@@ -131,8 +177,17 @@ struct Peer {
 }
 
 impl Peer {
+    /// Goes over to another path, of whose width nothing is known if the remote end is another.
+    fn move_to(&mut self, path: Path) {
+        if self.path.is_none_or(|old| old.remote() != path.remote()) {
+            self.path_mtu.restart(path.is_ipv4());
+        }
+        self.path = Some(path);
+    }
+
     fn next_timer(&self) -> u64 {
-        self.keepalive_at.min(self.unanswered_at).min(self.persistent_at).min(self.expire_at)
+        let timers = [self.keepalive_at, self.unanswered_at, self.persistent_at, self.expire_at];
+        timers.into_iter().fold(self.path_mtu.deadline(), u64::min)
     }
 }
 
@@ -140,12 +195,17 @@ impl Peer {
 pub struct Sessions {
     header_key: HeaderKey,
     rekey_after: u64,
+    rotate_after: u64,
+    /// Receiver indices for sessions to change to, and whether more are on their way.
+    spares: Vec<u32>,
+    spares_asked: bool,
     peers: Vec<Peer>,
     table: SessionTable,
     allowed_ips: AllowedIps<PeerId>,
     deadlines: Deadlines,
     last_found: Option<(u32, SessionId)>,
     flagged: VecDeque<PeerId>,
+    owing: VecDeque<PeerId>,
     events: VecDeque<PeerEvent>,
     to_handshakes: VecDeque<ToHandshakes>,
     /// Remote addresses that initiations are pending to.
@@ -175,7 +235,12 @@ impl Sessions {
                 smaller: local.as_bytes() < settings.public_key.as_bytes(),
                 has_endpoint: settings.has_endpoint,
                 path: None,
-                path_limit: None,
+                path_mtu: PathMtu::new(false),
+                probed: VecDeque::new(),
+                lease_within: if settings.lease { settings.allowed_ips.clone() } else { Vec::new() },
+                lease: None,
+                offer: None,
+                owing: false,
                 next_fragment_id: 0,
                 slots: Slots::default(),
                 last_number: 0,
@@ -194,17 +259,27 @@ impl Sessions {
         Sessions {
             header_key: HeaderKey::derive(local, secret),
             rekey_after: rekey_after.unwrap_or(REKEY_AFTER).min(REKEY_AFTER),
+            rotate_after: ROTATE_AFTER,
+            spares: Vec::new(),
+            spares_asked: false,
             peers: states,
             table: SessionTable::default(),
             allowed_ips,
             deadlines,
             last_found: None,
             flagged: VecDeque::new(),
+            owing: VecDeque::new(),
             events: VecDeque::new(),
             to_handshakes: VecDeque::new(),
             pending: HashSet::new(),
             counters: Default::default(),
         }
+    }
+
+    /// The same, with receiver indices changed after about so many nanoseconds; can only shorten the protocol's 30 s.
+    pub fn with_rotation(mut self, rotate_after: u64) -> Self {
+        self.rotate_after = rotate_after.clamp(1, ROTATE_AFTER);
+        self
     }
 
     /// What passed through, readable from any thread.
@@ -221,7 +296,8 @@ impl Sessions {
     pub fn status(&self, peer: PeerId) -> Option<PeerStatus> {
         let peer = self.peers.get(peer.index())?;
         let counters = peer.counters.clone();
-        Some(PeerStatus { endpoint: peer.path, handshake_at: peer.handshake_at, counters })
+        let (endpoint, handshake_at, path_limit) = (peer.path, peer.handshake_at, peer.path_mtu.limit());
+        Some(PeerStatus { endpoint, handshake_at, path_limit, counters })
     }
 
     /// How many sessions there are.
@@ -229,11 +305,22 @@ impl Sessions {
         self.table.len()
     }
 
-    /// The receiver index of the session that seals for `peer`, as the peer knows it, with our own: equal pairs on both
+    /// How many receiver indices wait to be used.
+    pub fn spare_indices(&self) -> usize {
+        self.spares.len()
+    }
+
+    /// The name of the session that seals for `peer`: the receiver indices it began with, ours first. Equal pairs on both
     /// ends mean the same session.
+    pub fn current_session(&mut self, peer: PeerId) -> Option<(u32, u32)> {
+        let id = self.peers.get(peer.index())?.slots.current()?;
+        self.table.get(id).map(|session| session.name)
+    }
+
+    /// The receiver indices that the session which seals for `peer` has now: ours, then the peer's.
     pub fn current_indices(&mut self, peer: PeerId) -> Option<(u32, u32)> {
         let id = self.peers.get(peer.index())?.slots.current()?;
         let session = self.table.get(id)?;
-        Some((session.local_index, session.sealer.receiver_index()))
+        Some((session.rotator.index(), session.sealer.receiver_index()))
     }
 }

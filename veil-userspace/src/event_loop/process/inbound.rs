@@ -177,11 +177,12 @@ impl Process {
         plaintext: &mut [u8],
         now: Now,
     ) -> Option<bool> {
-        let counter = match frame.kind {
+        let (taken, counter) = match frame.kind {
             IP => {
                 let packet = plaintext.get_mut(frame.payload)?;
                 return match self.sessions.accept_ip(from.peer, frame.flags, packet, tos) {
                     Ok(accepted) => {
+                        self.sessions.carried(from, now);
                         self.counters.ip.fetch_add(1, Relaxed);
                         Some(accepted.partial)
                     }
@@ -193,20 +194,28 @@ impl Process {
             }
             FRAGMENT => {
                 let payload = plaintext.get(frame.payload)?;
-                match self.take_fragment(from, tos, frame.flags, payload, now) {
-                    Ok(()) => &self.counters.fragment,
-                    Err(reason) => {
-                        self.drop_frame(from.peer, reason);
-                        return None;
-                    }
-                }
+                let taken = self.take_fragment(from, tos, frame.flags, payload, now);
+                self.sessions.carried(from, now);
+                (taken, &self.counters.fragment)
             }
-            CONTROL => &self.counters.control,
-            ACK => &self.counters.ack,
-            PROBE => &self.counters.probe,
-            _ => &self.counters.skipped,
+            CONTROL => {
+                let payload = plaintext.get(frame.payload)?;
+                (self.sessions.accept_control(from, payload), &self.counters.control)
+            }
+            ACK => {
+                let payload = plaintext.get(frame.payload)?;
+                (self.sessions.accept_ack(from, payload, now), &self.counters.ack)
+            }
+            PROBE => {
+                let payload = plaintext.get(frame.payload)?;
+                (self.sessions.accept_probe(from, payload, now), &self.counters.probe)
+            }
+            _ => (Ok(()), &self.counters.skipped),
         };
-        counter.fetch_add(1, Relaxed);
+        match taken {
+            Ok(()) => _ = counter.fetch_add(1, Relaxed),
+            Err(reason) => self.drop_frame(from.peer, reason),
+        }
         None
     }
 

@@ -5,14 +5,16 @@
 
 mod inbound;
 mod outbound;
+mod owed;
 mod waiting;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use veil_proto::mux::Config;
 use veil_proto::tunnel::{PeerEvent, Sessions, ToHandshakes, ToSessions};
-use veil_proto::{DropCounters, DropReason, Now};
+use veil_proto::{DropCounters, DropReason, Now, PeerId};
 
 use crate::frame::{Outbox, Sealed, SetName, WideSet};
 use inbound::Whole;
@@ -40,7 +42,7 @@ pub struct ProcessCounters {
     pub reassembly_drops: DropCounters,
     /// Packets from the host that were sent in pieces.
     pub fragmented: AtomicU64,
-    /// Control messages; not understood yet.
+    /// Control frames.
     pub control: AtomicU64,
     /// Acknowledgements of control messages.
     pub ack: AtomicU64,
@@ -75,6 +77,10 @@ pub struct Process {
     whole: Vec<Whole>,
     runs: Runs,
     waiting: Waiting,
+    /// Room for the payload of one control frame.
+    control: Vec<u8>,
+    /// Peers that have given us a lease, for the host's configuration.
+    leases: Vec<PeerId>,
     counters: Arc<ProcessCounters>,
 }
 
@@ -88,6 +94,8 @@ impl Process {
             whole: Vec::new(),
             runs: Runs::new(mtu),
             waiting: Waiting::default(),
+            control: Vec::with_capacity(owed::CONTROL_FRAME),
+            leases: Vec::new(),
             counters: Default::default(),
         }
     }
@@ -112,7 +120,8 @@ impl Process {
         self.sessions.next_deadline()
     }
 
-    /// Sends what is owed after a batch: packets that waited for a session, and keepalives.
+    /// Sends what is owed after a batch: packets that waited for a session, control frames, probes, and keepalives to whom
+    /// nothing else went.
     pub fn settle(&mut self, to_link: &mut impl Outbox<Sealed>, now: Now) {
         while let Some(event) = self.sessions.next_event() {
             match event {
@@ -124,11 +133,27 @@ impl Process {
                 PeerEvent::GaveUp(peer) => {
                     self.counters.drops.add(DropReason::NoSession, self.waiting.take(peer).count() as u64);
                 }
+                PeerEvent::Closed(peer, reason) => {
+                    tracing::info!("peer {}: ended its session ({})", peer.0, reason.0);
+                }
+                PeerEvent::Leased(peer) => self.leases.push(peer),
             }
         }
+        self.send_owed(to_link, now);
         self.flush(to_link, now);
         self.keepalives(to_link, now);
         self.counters.waiting.store(self.waiting.len() as u64, Relaxed);
+    }
+
+    /// What a peer has given us lately: addresses, routes and the like.
+    pub fn next_lease(&mut self) -> Option<(PeerId, Config)> {
+        let peer = self.leases.pop()?;
+        self.sessions.take_lease(peer).map(|lease| (peer, lease))
+    }
+
+    /// Tells every peer, at the next [`settle`](Self::settle), that its session ends.
+    pub fn close_sessions(&mut self) {
+        self.sessions.close_all();
     }
 
     /// The frames sealed into; they come home here from the TX stage.

@@ -40,13 +40,13 @@ impl Runs {
 }
 
 /// A mux frame to be written: an IP packet, or a piece of one.
-struct MuxFrame<'a> {
-    kind: u8,
-    flags: u8,
-    head: &'a [u8],
-    body: &'a [u8],
+pub(super) struct MuxFrame<'a> {
+    pub kind: u8,
+    pub flags: u8,
+    pub head: &'a [u8],
+    pub body: &'a [u8],
     /// It holds the end of a packet: that is what is counted as a packet sealed.
-    ends_packet: bool,
+    pub ends_packet: bool,
 }
 
 impl MuxFrame<'_> {
@@ -56,7 +56,7 @@ impl MuxFrame<'_> {
 }
 
 /// A run being filled. Its last datagram is still plaintext.
-struct OpenRun {
+pub(super) struct OpenRun {
     peer: PeerId,
     path: Path,
     tos: u8,
@@ -74,7 +74,7 @@ struct OpenRun {
 }
 
 impl OpenRun {
-    fn new(peer: PeerId, path: Path, tos: u8, frame: WideFrame) -> Self {
+    pub(super) fn new(peer: PeerId, path: Path, tos: u8, frame: WideFrame) -> Self {
         OpenRun {
             peer,
             path,
@@ -104,7 +104,7 @@ impl OpenRun {
     }
 
     /// Appends a mux frame to the open datagram; the caller has looked for room.
-    fn append(&mut self, frame: &MuxFrame<'_>) {
+    pub(super) fn append(&mut self, frame: &MuxFrame<'_>) {
         let at = self.start + HEADER_LEN + self.filled;
         if let Some(room) = self.frame.buffer_mut().get_mut(at..at + frame.len())
             && let Some((header, body)) = room.split_first_chunk_mut::<MUX_HEADER>()
@@ -117,8 +117,17 @@ impl OpenRun {
         }
     }
 
+    /// Pads the open datagram, so that it is `size` bytes long when sealed.
+    pub(super) fn pad_to(&mut self, size: usize) {
+        let (from, to) = (self.start + HEADER_LEN + self.filled, self.start + size.saturating_sub(TAG_LEN));
+        if let Some(padding) = self.frame.buffer_mut().get_mut(from..to) {
+            padding.fill(0);
+            self.filled += to - from;
+        }
+    }
+
     /// Seals the open datagram. Gives the packets back that could not be sealed because the session has no key any more.
-    fn seal(&mut self, sessions: &mut Sessions, now: Now) -> Result<u64, u64> {
+    pub(super) fn seal(&mut self, sessions: &mut Sessions, now: Now) -> Result<u64, u64> {
         let packets = std::mem::take(&mut self.packets);
         let mut len = self.filled + MIN_DATAGRAM;
         self.filled = 0;
@@ -168,7 +177,7 @@ impl Process {
     }
 
     /// Whether one more packet surely finds frames, and its runs a place in the outbox.
-    fn has_room(&self, to_link: &impl Outbox<Sealed>) -> bool {
+    pub(super) fn has_room(&self, to_link: &impl Outbox<Sealed>) -> bool {
         self.transmit.home_count() >= RUNS_PER_PACKET
             && to_link.room() > self.runs.open.len() + RUNS_PER_PACKET
     }
@@ -219,12 +228,12 @@ impl Process {
             return self.counters.drops.count(DropReason::NoSession);
         };
         let tos = ecn_of(packet);
-        let limit = self.sessions.path_limit(peer, now).map(|datagram| datagram - MIN_DATAGRAM);
-        let room = limit.unwrap_or(self.runs.max_plaintext).min(self.runs.max_plaintext);
+        let room = self.room(peer);
         if MUX_HEADER + packet.len() <= room {
             let frame = MuxFrame { kind: IP, flags, head: &[], body: packet, ends_packet: true };
             return self.place(peer, path, tos, room, &frame, to_link, now);
         }
+        self.sessions.squeezed(peer, MUX_HEADER + packet.len() + MIN_DATAGRAM);
         let id = self.sessions.next_fragment_id(peer);
         self.counters.fragmented.fetch_add(1, Relaxed);
         let (mut offset, step) = (0, room - MUX_HEADER - FRAGMENT_HEADER);
@@ -237,12 +246,23 @@ impl Process {
         }
     }
 
+    /// The outer TOS of the peer's open run; what has none of its own joins it.
+    pub(super) fn open_tos(&self, peer: PeerId) -> u8 {
+        self.runs.open.iter().find(|run| run.peer == peer).map_or(0, |run| run.tos)
+    }
+
+    /// Bytes of plaintext that a datagram to `peer` holds at most.
+    pub(super) fn room(&self, peer: PeerId) -> usize {
+        let limit = self.sessions.path_limit(peer).map(|datagram| datagram - MIN_DATAGRAM);
+        limit.unwrap_or(self.runs.max_plaintext).min(self.runs.max_plaintext)
+    }
+
     /// Puts one mux frame into the peer's open run, whose datagrams hold at most `room` bytes of plaintext.
     #[expect(
         clippy::too_many_arguments,
         reason = "all of them vary per packet, and a struct would be built per packet"
     )]
-    fn place(
+    pub(super) fn place(
         &mut self,
         peer: PeerId,
         path: Path,
@@ -296,7 +316,7 @@ impl Process {
         self.runs.open = open;
     }
 
-    fn send_run(&mut self, run: OpenRun, to_link: &mut impl Outbox<Sealed>) {
+    pub(super) fn send_run(&mut self, run: OpenRun, to_link: &mut impl Outbox<Sealed>) {
         let OpenRun { mut frame, path, tos, segment, start, sealed_datagrams, .. } = run;
         if sealed_datagrams == 0 {
             return self.transmit.give(frame);
@@ -307,22 +327,6 @@ impl Process {
         if let Err(refused) = to_link.push(sealed) {
             self.counters.dropped_datagrams.fetch_add(refused.datagrams() as u64, Relaxed);
             refused.frame.home(&mut self.transmit);
-        }
-    }
-
-    /// A keepalive to each peer that is owed a datagram and got none.
-    pub(super) fn keepalives(&mut self, to_link: &mut impl Outbox<Sealed>, now: Now) {
-        while self.has_room(to_link)
-            && let Some(peer) = self.sessions.next_flagged()
-        {
-            let Outbound::Ready(path) = self.sessions.begin(peer, now) else { continue };
-            let Some(frame) = self.transmit.take() else { return };
-            let mut run = OpenRun::new(peer, path, 0, frame);
-            if run.seal(&mut self.sessions, now).is_ok() {
-                self.send_run(run, to_link);
-            } else {
-                self.transmit.give(run.frame);
-            }
         }
     }
 }

@@ -48,7 +48,7 @@ impl Sessions {
         let Some(id) = self.find(header.index) else {
             return self.makes_no_sense(datagram, path, DropReason::UnknownIndex);
         };
-        match self.open_in(id, header.counter, datagram, path, now) {
+        match self.open_in(id, header, datagram, path, now) {
             Ok(opened) => Inbound::Data(opened),
             Err(reason) => Inbound::Dropped(reason),
         }
@@ -80,7 +80,7 @@ impl Sessions {
     fn open_in(
         &mut self,
         id: SessionId,
-        counter: u64,
+        header: Header,
         datagram: &mut [u8],
         path: &Path,
         now: Now,
@@ -89,21 +89,20 @@ impl Sessions {
         if session.expires() <= now.mono {
             return Err(DropReason::SessionExpired);
         }
-        let (len, highest) = session.opener.open(counter, datagram)?;
+        let (len, highest) = session.opener.open(header.counter, datagram)?;
         // Authentic and new from here on: state may move.
         let (peer_id, role, created) = (session.peer, session.role, session.created);
         let limit_reached = session.opener.must_rekey();
+        let first_under_new_index = session.rotator.arrived(header.index, now.mono);
         let peer = self.peers.get_mut(peer_id.index()).ok_or(DropReason::UnknownPeer)?;
         peer.counters.rx_packets.fetch_add(1, Relaxed);
         peer.counters.rx_bytes.fetch_add(datagram.len() as u64, Relaxed);
 
+        let before = peer.slots.current();
         let moved = peer.slots.opened(id, peer.smaller);
         let is_current = peer.slots.current() == Some(id);
         if is_current && highest && peer.path != Some(*path) {
-            if peer.path.is_none_or(|old| old.remote() != path.remote()) {
-                peer.path_limit = None;
-            }
-            peer.path = Some(*path);
+            peer.move_to(*path);
         }
         peer.unanswered_at = NEVER;
         if len > 0 && peer.keepalive_at == NEVER {
@@ -118,6 +117,12 @@ impl Sessions {
         }
         if let Some(retired) = moved.retired {
             self.wipe(retired);
+        }
+        if first_under_new_index {
+            self.watch_session(id);
+        }
+        if is_current && before != Some(id) {
+            self.became_current(peer_id, id);
         }
         let age = now.mono.saturating_sub(created);
         let aged =

@@ -1,21 +1,14 @@
-//! Outbound: whose a packet is, whether that peer can be sent to, how wide its path is, and sealing.
+//! Outbound: whose a packet is, whether that peer can be sent to, and sealing.
 //!
 //! Only a peer's current session seals, and only before its time and its key's limit are over.
 
-use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Outbound, Peer, Sessions};
+use super::{Outbound, Sessions};
 use crate::session::limits::UNANSWERED;
 use crate::session::{Exhausted, MIN_DATAGRAM, Role};
-use crate::time::SECOND;
 use crate::timers::NEVER;
-use crate::{DropReason, Now, PeerId};
-
-/// No path is taken to be narrower than IPv6 allows (RFC 8200 5), whatever is said about it.
-const PATH_MTU_FLOOR: usize = 1280;
-/// How long a path's MTU is believed: as long as the kernel remembers it (RFC 1191 6.3).
-const PATH_MTU_BELIEVED: u64 = 600 * SECOND;
+use crate::{DropReason, Now, Path, PeerId};
 
 impl Sessions {
     /// The peer that a packet from the host goes to.
@@ -56,27 +49,12 @@ impl Sessions {
         Outbound::Wait
     }
 
-    /// The largest datagram (UDP payload, bytes) that the way to `peer` is known to take.
-    #[inline]
-    pub fn path_limit(&mut self, peer: PeerId, now: Now) -> Option<usize> {
-        let peer = self.peers.get_mut(peer.index())?;
-        let (limit, until) = peer.path_limit?;
-        if until <= now.mono {
-            // The path may have grown: a datagram that is too large will tell.
-            peer.path_limit = None;
-        }
-        peer.path_limit.map(|_| limit)
-    }
-
-    /// This host has said that the way to `remote` takes no IP packet larger than `mtu` bytes (RFC 1191, RFC 8201).
-    pub fn path_mtu(&mut self, remote: IpAddr, mtu: u32, now: Now) {
-        let remote = remote.to_canonical();
-        let headers = if remote.is_ipv4() { 28 } else { 48 };
-        let limit = (mtu as usize).max(PATH_MTU_FLOOR) - headers;
-        let goes_there = |peer: &&mut Peer| peer.path.is_some_and(|path| path.remote().ip() == remote);
-        for peer in self.peers.iter_mut().filter(goes_there) {
-            peer.path_limit = Some((limit, now.mono + PATH_MTU_BELIEVED));
-        }
+    /// Where `peer` can be sent to at this moment, if it can; starts nothing.
+    pub fn way_to(&mut self, peer_id: PeerId, now: Now) -> Option<Path> {
+        let peer = self.peers.get(peer_id.index())?;
+        let session = peer.slots.current().and_then(|id| self.table.get(id))?;
+        let usable = session.expires() > now.mono && !session.sealer.exhausted();
+        peer.path.filter(|_| usable)
     }
 
     /// A packet id for the pieces of one packet to `peer`.
@@ -105,6 +83,9 @@ impl Sessions {
         peer.keepalive_at = NEVER;
         if let Some(every) = peer.keepalive_every {
             peer.persistent_at = now.mono + every;
+        }
+        if peer.path_mtu.sent(datagram.len()) {
+            self.deadlines.no_later_than(peer_id.0, peer.path_mtu.deadline());
         }
         if datagram.len() > MIN_DATAGRAM && peer.unanswered_at == NEVER {
             peer.unanswered_at = now.mono + UNANSWERED;

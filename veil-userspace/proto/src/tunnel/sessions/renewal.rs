@@ -4,7 +4,7 @@
 
 use super::{Outbound, Peer, Sessions};
 use crate::handshake::NewSession;
-use crate::session::SessionId;
+use crate::session::{SessionId, SessionRotator};
 use crate::timers::NEVER;
 use crate::tunnel::{PeerEvent, ToHandshakes, ToSessions};
 use crate::{DropReason, Now, Path, PeerId};
@@ -20,6 +20,10 @@ impl Sessions {
             ToSessions::NotPending(path) => {
                 self.pending.remove(&path.remote_bytes());
             }
+            ToSessions::Indices(indices) => {
+                self.spares.extend(indices);
+                self.spares_asked = false;
+            }
             ToSessions::GaveUp { peer: peer_id, number } => {
                 if let Some(peer) = self.peers.get_mut(peer_id.index())
                     && peer.request == Some(number)
@@ -34,13 +38,13 @@ impl Sessions {
     /// Takes over where the peer was before a restart, and asks for a handshake with it there.
     pub fn restore(&mut self, peer_id: PeerId, path: Path) {
         if let Some(peer) = self.peers.get_mut(peer_id.index()) {
-            peer.path = Some(path);
+            peer.move_to(path);
             self.request(peer_id);
         }
     }
 
     fn ready(&mut self, new: NewSession) {
-        let NewSession { session, path, number } = new;
+        let NewSession { mut session, path, number } = new;
         let (peer_id, created) = (session.peer, session.created);
         let overtaken = |p: &Peer| number.is_some() && p.request != number;
         if self.peers.get(peer_id.index()).is_none_or(overtaken) {
@@ -48,10 +52,11 @@ impl Sessions {
             if let Some(peer) = self.peers.get(peer_id.index()) {
                 peer.counters.drops.count(DropReason::Overtaken);
             }
-            self.to_handshakes.push_back(ToHandshakes::Retired(session.local_index));
+            self.to_handshakes.push_back(ToHandshakes::Retired(session.rotator.index()));
             return;
         }
         let expires = session.expires();
+        session.rotator = SessionRotator::new(session.rotator.index(), created, self.rotate_after);
         let id = self.table.insert(session);
         let Some(peer) = self.peers.get_mut(peer_id.index()) else { return };
         peer.expire_at = peer.expire_at.min(expires);
@@ -69,7 +74,7 @@ impl Sessions {
         let remote = |path: Option<Path>| path.map(|path| path.remote());
         let known = remote(peer.path);
         if known == remote(peer.asked_at) && known != Some(path.remote()) {
-            peer.path = Some(path);
+            peer.move_to(path);
         }
         let retired = peer.slots.initiator_ready(id);
         for old in retired.into_iter().flatten() {
@@ -77,6 +82,7 @@ impl Sessions {
         }
         self.events.push_back(PeerEvent::Usable(peer_id));
         self.flag(peer_id);
+        self.became_current(peer_id, id);
     }
 
     /// Asks for a handshake, unless one is going on.
@@ -94,9 +100,7 @@ impl Sessions {
 
     pub(super) fn wipe(&mut self, id: SessionId) {
         self.last_found = None;
-        if let Some(index) = self.table.remove(id) {
-            self.to_handshakes.push_back(ToHandshakes::Retired(index));
-        }
+        self.to_handshakes.extend(self.table.remove(id).map(ToHandshakes::Retired));
     }
 
     /// Does what is due: expired sessions are wiped, keepalives flagged, unanswered peers asked anew.
@@ -104,6 +108,10 @@ impl Sessions {
         while let Some(owner) = self.deadlines.pop_due(now.mono) {
             let peer_id = PeerId(owner);
             self.expire(peer_id, now);
+            self.control_timer(peer_id, now);
+            self.rotation_timer(peer_id, now);
+            self.probe_timer(peer_id, now);
+            let sessions_at = self.sessions_deadline(peer_id);
             let Some(peer) = self.peers.get_mut(peer_id.index()) else { continue };
             let keepalive = peer.keepalive_at <= now.mono;
             let unanswered = peer.unanswered_at <= now.mono;
@@ -117,7 +125,7 @@ impl Sessions {
             if persistent {
                 peer.persistent_at = peer.keepalive_every.map_or(NEVER, |every| now.mono + every);
             }
-            self.deadlines.no_later_than(owner, peer.next_timer());
+            self.deadlines.no_later_than(owner, peer.next_timer().min(sessions_at));
             if unanswered {
                 self.request(peer_id);
             }

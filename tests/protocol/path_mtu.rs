@@ -1,0 +1,106 @@
+//! Paths that drop large datagrams and say nothing: probes find out, and what is sent follows.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use veil_proto::mux::frame;
+use veil_proto::session::MIN_DATAGRAM;
+use veil_proto::time::{MILLISECOND, SECOND};
+use veil_proto::tunnel::Outbound;
+
+use crate::end::datagram;
+use crate::sim::World;
+
+/// A datagram of a full tunnel packet.
+const FULL: usize = 1416 + 4 + MIN_DATAGRAM;
+
+fn talking(seed: u64) -> World {
+    let mut world = World::pair(seed);
+    world.send(0, 1);
+    world.run(SECOND);
+    world.send(1, 0);
+    world.run(SECOND);
+    world
+}
+
+fn limit(world: &World, end: usize) -> Option<usize> {
+    world.ends[end].sessions.path_limit(world.peer(end, 1 - end))
+}
+
+/// End 0 sends as large as it may, a datagram each 10 ms. Returns the longest time in which none arrived.
+fn transfer(world: &mut World, nanos: u64) -> u64 {
+    let peer = world.peer(0, 1);
+    let (until, mut arrived_at, mut stall) = (world.mono + nanos, world.mono, 0);
+    while world.mono < until {
+        let (now, opened) = (world.now(), world.ends[1].opened());
+        let size = limit(world, 0).map_or(FULL, |limit| limit.min(FULL));
+        if size < FULL {
+            world.ends[0].sessions.squeezed(peer, FULL);
+        }
+        if let Outbound::Ready(path) = world.ends[0].sessions.begin(peer, now) {
+            // An unknown kind of frame: only its size matters.
+            let payload = vec![0; size - MIN_DATAGRAM - frame::HEADER_LEN];
+            world.ends[0].seal(peer, path, datagram(&[(99, 0, &payload)]), now);
+        }
+        world.settle(0);
+        world.run(10 * MILLISECOND);
+        let fits = world.ends[0].widest.is_none_or(|widest| size <= widest);
+        if fits && world.ends[1].opened() > opened {
+            stall = stall.max(world.mono - arrived_at);
+            arrived_at = world.mono;
+        }
+    }
+    stall.max(world.mono - arrived_at)
+}
+
+#[test]
+fn a_path_that_shrinks_mid_transfer_stalls_less_than_two_seconds() {
+    for seed in 700..720 {
+        let mut world = talking(seed);
+        transfer(&mut world, 3 * SECOND + (seed - 700) * 25 * MILLISECOND);
+        assert_eq!(limit(&world, 0), None);
+        world.ends[0].widest = Some(1352);
+        let stall = transfer(&mut world, 20 * SECOND);
+        assert!(stall < 2 * SECOND, "{} ms", stall / MILLISECOND);
+        assert!(
+            limit(&world, 0).is_some_and(|limit| (1336..=1352).contains(&limit)),
+            "{:?}",
+            limit(&world, 0)
+        );
+        assert_eq!(world.ends[0].sessions.counters().black_holes.load(Relaxed), 1);
+        assert_eq!(limit(&world, 1), None, "the way back is another path");
+    }
+}
+
+#[test]
+fn a_wide_path_is_confirmed_and_never_limited() {
+    let mut world = talking(730);
+    transfer(&mut world, 30 * SECOND);
+    let counters = world.ends[0].sessions.counters();
+    let (sent, answered) = (counters.probes_sent.load(Relaxed), counters.probes_answered.load(Relaxed));
+    assert!((40..=70).contains(&sent) && answered + 1 >= sent, "{answered} of {sent}");
+    assert_eq!((limit(&world, 0), counters.black_holes.load(Relaxed)), (None, 0));
+}
+
+#[test]
+fn a_peer_that_moves_is_on_another_path() {
+    let mut world = talking(731);
+    world.ends[0].widest = Some(1352);
+    transfer(&mut world, 10 * SECOND);
+    assert!(limit(&world, 0).is_some());
+    world.ends[0].widest = None;
+    world.roam(1, crate::sim::address(7));
+    world.send(1, 0);
+    world.run(SECOND);
+    assert_eq!(limit(&world, 0), None);
+}
+
+#[test]
+fn ordinary_loss_does_not_narrow_a_path_for_long() {
+    let mut world = talking(732);
+    let lossy = crate::sim::Link { loss: 10, delay: 10 * MILLISECOND, ..Default::default() };
+    world.set_links(lossy);
+    transfer(&mut world, 120 * SECOND);
+    world.whole_again();
+    transfer(&mut world, 10 * SECOND);
+    assert_eq!(limit(&world, 0), None);
+}

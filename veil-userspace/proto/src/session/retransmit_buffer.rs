@@ -1,0 +1,284 @@
+//! The sending half of a session's control stream: messages kept until the peer has them.
+//!
+//! Frames are numbered from 0. One timer runs while anything is outstanding; when it is up, the oldest frame goes again
+//! and the timeout doubles (RFC 6298, 5.4 to 5.6); only what was sent once measures the round trip (Karn). All is
+//! bounded: frames, bytes, and tries. When tries are exhausted the stream is dead, and a new session is its end.
+
+use std::collections::VecDeque;
+
+use super::RttEstimator;
+use crate::DropReason;
+use crate::mux::control::MAX_MESSAGES;
+use crate::timers::NEVER;
+
+/// Frames that may be outstanding.
+pub const MAX_OUTSTANDING: usize = 64;
+/// Bytes in front of a CONTROL frame's messages: its sequence number.
+pub const SEQUENCE_LEN: usize = 4;
+/// How often one frame is sent at most.
+const MAX_TRIES: u32 = 6;
+
+/// What the timer led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timeout {
+    /// It is not up yet, or nothing is outstanding.
+    NotYet,
+    /// The oldest frame is to be sent again.
+    Retransmit,
+    /// It has been sent so often that the stream is given up. Said once.
+    Exhausted,
+}
+
+struct Frame {
+    sequence: u32,
+    /// Sequence number and messages: a CONTROL frame's payload.
+    payload: Vec<u8>,
+    sent_at: u64,
+    tries: u32,
+    due: bool,
+    /// The peer has it, but not all before it.
+    received: bool,
+}
+
+/// Control frames on their way; nothing is allocated until there is one.
+#[derive(Default)]
+pub struct RetransmitBuffer {
+    frames: VecDeque<Frame>,
+    next_sequence: u32,
+    rtt: RttEstimator,
+    /// When the timer is up, while it runs.
+    timer: Option<u64>,
+    dead: bool,
+}
+
+impl RetransmitBuffer {
+    /// Takes `messages` (whole ones, at most [`MAX_MESSAGES`] bytes) to be sent. False if there is no room, or the stream
+    /// is dead: a later session carries what still matters.
+    pub fn push(&mut self, messages: &[u8]) -> bool {
+        if self.dead || self.frames.len() == MAX_OUTSTANDING || messages.len() > MAX_MESSAGES {
+            return false;
+        }
+        let sequence = self.next_sequence;
+        let payload = [&sequence.to_le_bytes(), messages].concat();
+        self.next_sequence += 1;
+        self.frames.push_back(Frame { sequence, payload, sent_at: 0, tries: 0, due: true, received: false });
+        true
+    }
+
+    /// The payload of a frame that is to be sent now; from here on it counts as sent at `now`.
+    pub fn next_due(&mut self, now: u64) -> Option<&[u8]> {
+        let frame = self.frames.iter_mut().find(|frame| frame.due)?;
+        frame.due = false;
+        frame.tries += 1;
+        frame.sent_at = now;
+        let timeout = now + self.rtt.timeout();
+        self.timer.get_or_insert(timeout);
+        Some(&frame.payload)
+    }
+
+    /// Takes in that the peer has every frame before `next`, and of those after it the ones whose bit is set: bit i is
+    /// frame `next` + 1 + i.
+    ///
+    /// # Errors
+    /// [`DropReason::FrameMalformed`]: it speaks of frames that were never sent; nothing has changed then.
+    pub fn process_ack(&mut self, next: u32, bitmap: u64, now: u64) -> Result<(), DropReason> {
+        let highest = match bitmap {
+            0 => u64::from(next),
+            bits => u64::from(next) + 2 + u64::from(bits.ilog2()),
+        };
+        let sent = |frame: &Frame| frame.tries > 0;
+        let first_unsent = self.frames.iter().find(|frame| !sent(frame)).map(|frame| frame.sequence);
+        if highest > u64::from(first_unsent.unwrap_or(self.next_sequence)) {
+            return Err(DropReason::FrameMalformed);
+        }
+        let mut sample = None;
+        for frame in &mut self.frames {
+            let bit = frame.sequence.checked_sub(next).and_then(|ahead| ahead.checked_sub(1));
+            let has = frame.sequence < next || bit.is_some_and(|bit| bit < 64 && bitmap >> bit & 1 == 1);
+            if has && !std::mem::replace(&mut frame.received, true) {
+                frame.due = false;
+                if frame.tries == 1 {
+                    sample = Some(now.saturating_sub(frame.sent_at));
+                }
+            }
+        }
+        if let Some(rtt) = sample {
+            self.rtt.sample(rtt);
+        }
+        let before = self.frames.len();
+        while self.frames.front().is_some_and(|frame| frame.sequence < next) {
+            self.frames.pop_front();
+        }
+        if !self.frames.iter().any(sent) {
+            self.timer = None;
+        } else if self.frames.len() < before {
+            self.timer = Some(now + self.rtt.timeout());
+        }
+        Ok(())
+    }
+
+    /// Looks at the timer.
+    pub fn on_timer(&mut self, now: u64) -> Timeout {
+        if self.timer.is_none_or(|at| at > now) {
+            return Timeout::NotYet;
+        }
+        self.timer = None;
+        let Some(oldest) = self.frames.iter_mut().find(|frame| frame.tries > 0 && !frame.received) else {
+            return Timeout::NotYet;
+        };
+        if oldest.tries == MAX_TRIES {
+            self.dead = true;
+            self.frames = VecDeque::new();
+            return Timeout::Exhausted;
+        }
+        oldest.due = true;
+        self.rtt.back_off();
+        Timeout::Retransmit
+    }
+
+    /// When [`on_timer`](Self::on_timer) has something to do.
+    pub fn deadline(&self) -> u64 {
+        self.timer.unwrap_or(NEVER)
+    }
+
+    /// How many frames the peer is not known to have.
+    pub fn outstanding(&self) -> usize {
+        self.frames.iter().filter(|frame| !frame.received).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::{MILLISECOND, SECOND};
+    use proptest::prelude::*;
+
+    fn due(buffer: &mut RetransmitBuffer, now: u64) -> Vec<u32> {
+        let sequence = |payload: &[u8]| u32::from_le_bytes(*payload.first_chunk().unwrap());
+        std::iter::from_fn(|| buffer.next_due(now).map(sequence)).collect()
+    }
+
+    fn holding(count: usize) -> RetransmitBuffer {
+        let mut buffer = RetransmitBuffer::default();
+        (0..count).for_each(|n| assert!(buffer.push(&[n as u8])));
+        buffer
+    }
+
+    #[test]
+    fn a_frame_is_numbered_from_zero_and_sent_once_until_its_time_is_up() {
+        let mut buffer = holding(2);
+        assert_eq!(buffer.next_due(5), Some(&[0, 0, 0, 0, 0][..]));
+        assert_eq!(buffer.next_due(5), Some(&[1, 0, 0, 0, 1][..]));
+        assert_eq!(buffer.next_due(6), None);
+        assert_eq!(buffer.on_timer(5 + SECOND - 1), Timeout::NotYet);
+        assert_eq!(buffer.on_timer(5 + SECOND), Timeout::Retransmit);
+        assert_eq!(due(&mut buffer, 5 + SECOND), [0], "the oldest alone");
+        assert_eq!(buffer.deadline(), 5 + SECOND + 2 * SECOND, "and the timeout has doubled");
+    }
+
+    #[test]
+    fn what_is_acknowledged_is_not_sent_again() {
+        let mut buffer = holding(4);
+        due(&mut buffer, 0);
+        // 0 and 2 have arrived, and 3.
+        buffer.process_ack(1, 0b11, 0).unwrap();
+        assert_eq!(buffer.outstanding(), 1);
+        assert_eq!(buffer.on_timer(buffer.deadline()), Timeout::Retransmit);
+        assert_eq!(due(&mut buffer, SECOND), [1]);
+        buffer.process_ack(4, 0, SECOND).unwrap();
+        assert_eq!((buffer.outstanding(), buffer.deadline()), (0, NEVER));
+    }
+
+    #[test]
+    fn only_what_was_sent_once_measures_the_round_trip() {
+        let mut buffer = holding(1);
+        due(&mut buffer, 0);
+        buffer.on_timer(SECOND);
+        due(&mut buffer, SECOND);
+        buffer.process_ack(1, 0, SECOND + MILLISECOND).unwrap();
+        assert!(buffer.rtt.timeout() == 2 * SECOND, "still backed off");
+        buffer.push(&[1]);
+        due(&mut buffer, 2 * SECOND);
+        buffer.process_ack(2, 0, 2 * SECOND + 100 * MILLISECOND).unwrap();
+        assert_eq!(buffer.rtt.timeout(), SECOND);
+    }
+
+    #[test]
+    fn an_ack_of_what_was_never_sent_is_refused_and_changes_nothing() {
+        let mut buffer = holding(3);
+        let first = buffer.next_due(0).map(<[u8]>::to_vec);
+        assert!(first.is_some());
+        for (next, bitmap) in [(2, 0), (0, 1), (0, 1 << 63), (u32::MAX, u64::MAX)] {
+            assert_eq!(
+                buffer.process_ack(next, bitmap, 0),
+                Err(DropReason::FrameMalformed),
+                "{next} {bitmap}"
+            );
+        }
+        assert_eq!(buffer.outstanding(), 3);
+        assert_eq!(buffer.process_ack(1, 0, 0), Ok(()));
+    }
+
+    #[test]
+    fn tries_are_bounded_and_exhaustion_is_said_once() {
+        let mut buffer = holding(1);
+        let mut tries = due(&mut buffer, 0).len();
+        loop {
+            let now = buffer.deadline();
+            match buffer.on_timer(now) {
+                Timeout::Retransmit => tries += due(&mut buffer, now).len(),
+                Timeout::Exhausted => break,
+                Timeout::NotYet => panic!("the timer was up"),
+            }
+        }
+        assert_eq!(tries, MAX_TRIES as usize);
+        assert_eq!(buffer.on_timer(u64::MAX), Timeout::NotYet);
+        assert!(!buffer.push(b"late"), "a dead stream takes nothing");
+    }
+
+    #[test]
+    fn frames_and_bytes_are_bounded() {
+        let mut buffer = holding(MAX_OUTSTANDING);
+        assert!(!buffer.push(b"one more"));
+        due(&mut buffer, 0);
+        buffer.process_ack(1, 0, 0).unwrap();
+        assert!(buffer.push(b"now"));
+        let mut buffer = RetransmitBuffer::default();
+        assert!(!buffer.push(&[0; MAX_MESSAGES + 1]));
+    }
+
+    proptest! {
+        /// Whatever the wire loses, the other half gets everything in order as long as tries last.
+        #[test]
+        fn everything_arrives_in_order(
+            lost in prop::collection::vec((any::<bool>(), any::<bool>()), 0..40),
+            count in 1usize..MAX_OUTSTANDING,
+        ) {
+            let mut buffer = holding(count);
+            let mut receiver = crate::session::ControlReceiver::default();
+            let (mut now, mut got, mut wire) = (0, Vec::new(), lost.into_iter());
+            for _ in 0..1000 {
+                while let Some(payload) = buffer.next_due(now).map(<[u8]>::to_vec) {
+                    // Losses end before tries do.
+                    let (forth, back) = wire.next().unwrap_or_default();
+                    let first_try = buffer.frames.iter().all(|f| f.tries < 4);
+                    if forth && first_try {
+                        continue;
+                    }
+                    got.extend(receiver.accept(&payload).unwrap());
+                    if !(back && first_try) {
+                        let (next, bitmap) = receiver.ack();
+                        buffer.process_ack(next, bitmap, now + MILLISECOND).unwrap();
+                    }
+                }
+                if buffer.outstanding() == 0 {
+                    break;
+                }
+                now = buffer.deadline();
+                prop_assert_ne!(buffer.on_timer(now), Timeout::Exhausted);
+            }
+            let wanted: Vec<Vec<u8>> = (0..count).map(|n| vec![n as u8]).collect();
+            prop_assert_eq!(got, wanted);
+        }
+    }
+}

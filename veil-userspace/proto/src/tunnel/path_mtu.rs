@@ -1,0 +1,456 @@
+//! How large a datagram may be on the way to a peer: told by this host's kernel, or found out by probes.
+//!
+//! Packetization layer path MTU discovery after RFC 8899: while large datagrams go out, a probe as large as the largest of
+//! them goes along every half second. If it is lost three times while a small one comes through, routers drop what is
+//! large and say nothing (a black hole): the floor holds at once, and probes find what lies between. Lost probes are
+//! never sent again as they were; each has its own token. Sizes are bytes of UDP payload, times nanoseconds.
+
+use crate::time::{MILLISECOND, SECOND};
+use crate::timers::NEVER;
+
+/// No path is taken to be narrower than IPv6 allows (RFC 8200 5), whatever is said about it.
+const FLOOR: usize = 1280;
+/// How long a limit is believed: as long as the kernel remembers one (RFC 1191 6.3, RFC 8899 PMTU_RAISE_TIMER).
+const BELIEVED: u64 = 600 * SECOND;
+/// A size in use is confirmed this often.
+const CONFIRM_EVERY: u64 = 500 * MILLISECOND;
+/// A search stops when what it could still gain is less than this.
+const GAIN: usize = 16;
+/// A size is given up when so many probes of it were lost and a small one came through.
+const MAX_PROBES: u8 = 3;
+/// How long to wait for a reply: three round trips within these bounds, and the second before any was measured.
+const MIN_WAIT: u64 = 200 * MILLISECOND;
+const MAX_WAIT: u64 = SECOND;
+
+/// A probe to be sent: mux frame PROBE with this token, padded to a datagram of `size` bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Comes back in the reply.
+    pub token: u32,
+    /// Bytes of the whole datagram; the least possible when 0.
+    pub size: usize,
+}
+
+/// One size under test.
+struct Probe {
+    size: usize,
+    /// The tokens of the latest large probe and of the small one that goes with it.
+    token: u32,
+    companion: u32,
+    due: bool,
+    companion_due: bool,
+    sent_at: u64,
+    /// When the latest counts as lost; never, before it was sent.
+    deadline: u64,
+    lost: u8,
+    /// A small probe came through: the path lives.
+    heard: bool,
+}
+
+/// What is known about one path.
+pub struct PathMtu {
+    floor: usize,
+    /// Larger datagrams are not sent.
+    limit: Option<usize>,
+    /// Larger ones are not tried before `forget_at`.
+    ceiling: usize,
+    /// Something between `limit` and a larger size is being looked for, by halves.
+    halving: bool,
+    forget_at: u64,
+    /// The largest datagram sent since it was last confirmed that such arrive.
+    in_use: usize,
+    /// The largest datagram that was not sent for being above the limit, lately.
+    wanted: usize,
+    probe: Option<Probe>,
+    next_at: u64,
+    next_token: u32,
+    /// How long to wait for a reply, once a round trip was measured.
+    wait: Option<u64>,
+    black_holes: u64,
+}
+
+impl PathMtu {
+    /// Nothing is known yet about a path over IPv4 or IPv6.
+    pub fn new(ipv4: bool) -> Self {
+        PathMtu {
+            floor: FLOOR - headers(ipv4),
+            limit: None,
+            ceiling: usize::MAX,
+            halving: false,
+            forget_at: NEVER,
+            in_use: 0,
+            wanted: 0,
+            probe: None,
+            next_at: 0,
+            next_token: 0,
+            wait: None,
+            black_holes: 0,
+        }
+    }
+
+    /// The same for another path; tokens go on, so that late replies mean nothing.
+    pub fn restart(&mut self, ipv4: bool) {
+        *self = PathMtu { next_token: self.next_token, black_holes: self.black_holes, ..Self::new(ipv4) };
+    }
+
+    /// The largest datagram to be sent, if there is a limit.
+    #[inline]
+    pub fn limit(&self) -> Option<usize> {
+        self.limit
+    }
+
+    /// How often it was found that large datagrams vanish.
+    pub fn black_holes(&self) -> u64 {
+        self.black_holes
+    }
+
+    /// A datagram of `len` bytes goes out. True if the deadline may have come nearer.
+    #[inline]
+    pub fn sent(&mut self, len: usize) -> bool {
+        let larger = len > self.in_use && len > self.floor;
+        if larger {
+            self.in_use = len;
+        }
+        larger
+    }
+
+    /// A datagram of `len` bytes would have gone out, were it not for the limit. True if the deadline may have come nearer.
+    pub fn squeezed(&mut self, len: usize) -> bool {
+        let larger = len > self.wanted;
+        if larger {
+            self.wanted = len;
+        }
+        larger
+    }
+
+    /// This host says that the path takes no IP packet larger than `mtu` bytes (RFC 1191, RFC 8201).
+    pub fn told(&mut self, mtu: u32, ipv4: bool, now: u64) {
+        let told = (mtu as usize).max(FLOOR) - headers(ipv4);
+        self.lower(self.limit.map_or(told, |limit| limit.min(told)), told, now);
+        self.probe.take_if(|probe| probe.size > told);
+    }
+
+    fn lower(&mut self, limit: usize, ceiling: usize, now: u64) {
+        self.limit = Some(limit);
+        self.ceiling = ceiling;
+        self.halving = false;
+        self.forget_at = now + BELIEVED;
+        self.in_use = 0;
+    }
+
+    /// The size worth searching at, if any: first all that is wanted, then half way to it.
+    fn worth_trying(&self) -> Option<usize> {
+        let limit = self.limit?;
+        let best = self.wanted.min(self.ceiling);
+        if self.halving {
+            return (best >= limit + GAIN).then(|| (limit + best).div_ceil(2));
+        }
+        (best > limit).then_some(best)
+    }
+
+    /// Does what is due: gives up what is lost, begins the next probe.
+    pub fn on_timer(&mut self, now: u64) {
+        if self.forget_at <= now {
+            (self.ceiling, self.halving, self.forget_at) = (usize::MAX, false, NEVER);
+        }
+        match self.probe.take() {
+            Some(probe) if probe.deadline > now => self.probe = Some(probe),
+            Some(probe) => self.lost(probe, now),
+            None => {}
+        }
+        if self.probe.is_none() && self.next_at <= now {
+            let size = self.worth_trying().or((self.in_use > self.floor).then_some(self.in_use));
+            if let Some(size) = size {
+                self.in_use = 0;
+                self.probe = Some(self.another(size, 0, false));
+            }
+        }
+    }
+
+    fn another(&mut self, size: usize, lost: u8, heard: bool) -> Probe {
+        let token = self.next_token;
+        self.next_token = token.wrapping_add(2);
+        // The small one is needed only to tell a narrow path from a dead one, and to measure the first round trip.
+        let companion_due = !heard && (lost > 0 || self.wait.is_none());
+        let companion = token.wrapping_add(1);
+        let (sent_at, deadline) = (NEVER, NEVER);
+        Probe { size, token, companion, due: true, companion_due, sent_at, deadline, lost, heard }
+    }
+
+    fn lost(&mut self, probe: Probe, now: u64) {
+        let Probe { size, heard, .. } = probe;
+        let lost = probe.lost + 1;
+        if lost < MAX_PROBES {
+            return self.probe = Some(self.another(size, lost, heard));
+        }
+        self.next_at = now + CONFIRM_EVERY;
+        if !heard {
+            // Nothing comes through at all: that says nothing about sizes.
+            return;
+        }
+        self.next_at = now;
+        if self.limit.is_some_and(|limit| size > limit) {
+            (self.ceiling, self.halving, self.forget_at) = (size - 1, true, now + BELIEVED);
+            if self.worth_trying().is_none() {
+                self.wanted = 0;
+            }
+        } else {
+            self.black_holes += 1;
+            // What has worked so far is dropped now. Should that be a mistake, the first probe shows it.
+            self.wanted = self.wanted.max(size);
+            self.lower(self.floor, size, now);
+        }
+    }
+
+    /// The next probe to be sent; from here on it counts as sent.
+    pub fn next_request(&mut self, now: u64) -> Option<Request> {
+        let wait = self.wait.unwrap_or(MAX_WAIT);
+        let probe = self.probe.as_mut()?;
+        if std::mem::take(&mut probe.due) {
+            (probe.sent_at, probe.deadline) = (now, now + wait);
+            return Some(Request { token: probe.token, size: probe.size });
+        }
+        std::mem::take(&mut probe.companion_due).then_some(Request { token: probe.companion, size: 0 })
+    }
+
+    /// A reply came. False if it answers nothing that is outstanding.
+    pub fn reply(&mut self, token: u32, now: u64) -> bool {
+        let Some(probe) = self.probe.as_mut() else { return false };
+        let waited = now.saturating_sub(probe.sent_at);
+        if token == probe.companion && !probe.companion_due {
+            let wait = (3 * waited).clamp(MIN_WAIT, MAX_WAIT);
+            self.wait = Some(wait);
+            probe.heard = true;
+            probe.deadline = probe.deadline.min(probe.sent_at.saturating_add(wait)).max(now);
+            return true;
+        }
+        if token != probe.token || probe.due {
+            return false;
+        }
+        self.wait = Some((3 * waited).clamp(MIN_WAIT, MAX_WAIT));
+        let size = probe.size;
+        self.probe = None;
+        self.next_at = now + CONFIRM_EVERY;
+        if self.limit.is_some_and(|limit| size > limit) {
+            self.limit = Some(size);
+            self.next_at = now;
+            if size >= self.wanted {
+                // All that was asked for: there is no limit any more.
+                (self.limit, self.ceiling, self.halving, self.forget_at) = (None, usize::MAX, false, NEVER);
+            }
+            if self.worth_trying().is_none() {
+                self.wanted = 0;
+            }
+        }
+        true
+    }
+
+    /// When [`on_timer`](Self::on_timer) has something to do.
+    pub fn deadline(&self) -> u64 {
+        let next = match &self.probe {
+            Some(probe) => probe.deadline,
+            None if self.worth_trying().is_some() || self.in_use > self.floor => self.next_at,
+            None => NEVER,
+        };
+        let forget = if self.limit.is_some_and(|limit| self.wanted > limit) { self.forget_at } else { NEVER };
+        next.min(forget)
+    }
+}
+
+/// Bytes of the IP and UDP headers in front of a datagram.
+fn headers(ipv4: bool) -> usize {
+    if ipv4 { 28 } else { 48 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V4_FLOOR: usize = FLOOR - 28;
+
+    /// A path that takes datagrams of up to `mtu` bytes and answers `rtt` later.
+    struct Wire {
+        path: PathMtu,
+        now: u64,
+        mtu: usize,
+        rtt: u64,
+        /// Sizes probed, the least possible as 0.
+        probed: Vec<usize>,
+        /// Replies under way: when they come, and to which token.
+        replies: Vec<(u64, u32)>,
+    }
+
+    impl Wire {
+        fn new(mtu: usize) -> Self {
+            Wire {
+                path: PathMtu::new(true),
+                now: SECOND,
+                mtu,
+                rtt: 20 * MILLISECOND,
+                probed: Vec::new(),
+                replies: Vec::new(),
+            }
+        }
+
+        /// Lets time pass; probes go out and are answered when the wire takes them.
+        fn run(&mut self, nanos: u64) {
+            let until = self.now + nanos;
+            loop {
+                while let Some(request) = self.path.next_request(self.now) {
+                    self.probed.push(request.size);
+                    if request.size <= self.mtu {
+                        self.replies.push((self.now + self.rtt, request.token));
+                    }
+                }
+                let reply = self.replies.iter().map(|reply| reply.0).min().unwrap_or(NEVER);
+                self.now = self.now.max(self.path.deadline().min(reply).min(until));
+                if self.now == until {
+                    return;
+                }
+                let (come, under_way) = self.replies.iter().partition(|reply| reply.0 <= self.now);
+                self.replies = under_way;
+                let come: Vec<_> = come;
+                for (_, token) in come {
+                    self.path.reply(token, self.now);
+                }
+                self.path.on_timer(self.now);
+            }
+        }
+
+        /// Sends datagrams of `len` bytes for so long, 10 ms apart; returns how long the last gap was in which none that was
+        /// sent would have arrived.
+        fn send(&mut self, len: usize, nanos: u64) -> u64 {
+            let (until, mut arrived, mut gap) = (self.now + nanos, self.now, 0);
+            while self.now < until {
+                let limit = self.path.limit().unwrap_or(len);
+                if len > limit {
+                    self.path.squeezed(len);
+                }
+                let size = len.min(limit);
+                self.path.sent(size);
+                if size <= self.mtu {
+                    gap = gap.max(self.now - arrived);
+                    arrived = self.now;
+                }
+                self.run(10 * MILLISECOND);
+            }
+            gap.max(self.now - arrived)
+        }
+    }
+
+    #[test]
+    fn an_idle_path_and_one_of_small_datagrams_are_never_probed() {
+        let mut wire = Wire::new(1452);
+        wire.run(1000 * SECOND);
+        assert_eq!(wire.path.deadline(), NEVER);
+        wire.send(V4_FLOOR, 10 * SECOND);
+        assert_eq!((wire.probed.len(), wire.path.deadline()), (0, NEVER));
+    }
+
+    #[test]
+    fn a_size_in_use_is_confirmed_twice_a_second_and_no_more() {
+        let mut wire = Wire::new(1452);
+        wire.send(1452, 10 * SECOND);
+        let large = wire.probed.iter().filter(|&&size| size == 1452).count();
+        assert!((18..=22).contains(&large), "{large}");
+        assert_eq!(wire.path.limit(), None);
+    }
+
+    #[test]
+    fn a_path_that_shrinks_silently_stalls_for_less_than_two_seconds() {
+        for start in 0..60 {
+            let mut wire = Wire::new(1452);
+            wire.send(1452, 5 * SECOND + start * 10 * MILLISECOND);
+            wire.mtu = 1352;
+            let gap = wire.send(1452, 20 * SECOND);
+            // An inner TCP tries again 1.4 s after the loss and not before 3 s.
+            assert!(gap < 1400 * MILLISECOND, "{} ms", gap / MILLISECOND);
+            let limit = wire.path.limit().unwrap();
+            assert!((1352 - GAIN..=1352).contains(&limit), "{limit}");
+        }
+    }
+
+    #[test]
+    fn a_narrow_path_is_found_narrow_from_the_start() {
+        let mut wire = Wire::new(V4_FLOOR + 3);
+        let gap = wire.send(1452, 20 * SECOND);
+        assert!(gap < 2 * SECOND, "{} ms", gap / MILLISECOND);
+        assert!(wire.path.limit().unwrap() <= V4_FLOOR + 3);
+        let probes = wire.probed.len();
+        wire.send(1452, 60 * SECOND);
+        assert_eq!(wire.probed.len(), probes, "the search is over, the floor needs no confirmation");
+    }
+
+    #[test]
+    fn a_path_that_has_grown_is_found_when_the_old_limit_is_forgotten() {
+        let mut wire = Wire::new(1352);
+        wire.send(1452, 20 * SECOND);
+        wire.mtu = 1452;
+        wire.send(1452, 500 * SECOND);
+        assert!(wire.path.limit().is_some_and(|limit| limit <= 1352));
+        wire.send(1452, 200 * SECOND);
+        assert_eq!(wire.path.limit(), None);
+    }
+
+    #[test]
+    fn a_dead_path_says_nothing_about_sizes() {
+        let mut wire = Wire::new(1452);
+        wire.send(1452, 2 * SECOND);
+        wire.mtu = 0;
+        // Not even the small ones come through: size 0 stands for them.
+        let drop_all = |wire: &mut Wire| {
+            for _ in 0..500 {
+                wire.path.sent(1452);
+                while wire.path.next_request(wire.now).is_some() {}
+                wire.now = wire.now.max(wire.path.deadline().min(wire.now + 50 * MILLISECOND));
+                wire.path.on_timer(wire.now);
+            }
+        };
+        drop_all(&mut wire);
+        assert_eq!(wire.path.limit(), None);
+    }
+
+    #[test]
+    fn what_the_kernel_says_holds_at_once_and_is_not_probed_above() {
+        let mut path = PathMtu::new(true);
+        path.told(1400, true, 0);
+        assert_eq!(path.limit(), Some(1372));
+        path.squeezed(1452);
+        path.on_timer(SECOND);
+        assert_eq!(path.next_request(SECOND), None);
+        path.told(68, true, 0);
+        assert_eq!(path.limit(), Some(V4_FLOOR), "no lower than the floor");
+        path.told(1400, true, SECOND);
+        assert_eq!(path.limit(), Some(V4_FLOOR), "and not up again by being told a higher one");
+        path.on_timer(SECOND + BELIEVED);
+        assert_eq!(path.next_request(SECOND + BELIEVED).map(|r| r.size), Some(1452), "until it is forgotten");
+    }
+
+    #[test]
+    fn a_reply_to_nothing_outstanding_changes_nothing() {
+        let mut path = PathMtu::new(false);
+        assert!(!path.reply(0, 0));
+        path.sent(1452);
+        path.on_timer(0);
+        assert!(!path.reply(0, 0), "not sent yet");
+        let token = path.next_request(0).unwrap().token;
+        assert!(!path.reply(token.wrapping_add(7), 1));
+        assert!(path.reply(token, 2));
+        assert!(!path.reply(token, 3), "once");
+    }
+
+    #[test]
+    fn another_path_begins_anew_but_its_tokens_go_on() {
+        let mut path = PathMtu::new(true);
+        path.told(1300, true, 0);
+        path.squeezed(1452);
+        path.sent(1270);
+        path.on_timer(0);
+        let token = path.next_request(0).unwrap().token;
+        path.restart(false);
+        assert_eq!((path.limit(), path.reply(token, 1)), (None, false));
+        path.sent(1452);
+        path.on_timer(1);
+        assert_ne!(path.next_request(1).unwrap().token, token);
+    }
+}

@@ -1,0 +1,205 @@
+//! The control stream of each session: what comes in is applied, what goes out is kept until it has arrived
+//! (`protocol.md`, Control stream).
+//!
+//! CONTROL and ACK go only under a peer's current session and speak of that session only. What came under another is
+//! applied, but not acknowledged. A stream dies with its session; what still matters then, its owner says again in
+//! the next one, so every message is the whole of what it says.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::{Opened, PeerEvent, Sessions};
+use crate::allowed_ips::IpNet;
+use crate::mux::control::{CloseReason, read_messages};
+use crate::mux::{Config, Message, frame};
+use crate::session::SessionId;
+use crate::session::retransmit_buffer::{SEQUENCE_LEN, Timeout};
+use crate::time::SECOND;
+use crate::timers::NEVER;
+use crate::{DropReason, Now, PeerId};
+
+impl Sessions {
+    /// Takes a CONTROL frame's payload in and applies every message that is in order now.
+    ///
+    /// Config is applied only where the peer may lease to us: addresses and routes outside its allowed IPs are left out.
+    ///
+    /// # Errors
+    /// Why the frame was refused; the caller counts it. Nothing has changed then.
+    pub fn accept_control(&mut self, from: Opened, payload: &[u8]) -> Result<(), DropReason> {
+        let messages = payload.get(SEQUENCE_LEN..).ok_or(DropReason::FrameMalformed)?;
+        read_messages(messages)?;
+        let session = self.table.get(from.session).ok_or(DropReason::UnknownIndex)?;
+        let in_order = session.control_in.accept(payload)?;
+        if self.peers.get(from.peer.index()).is_some_and(|peer| peer.slots.current() == Some(from.session)) {
+            session.ack_due = true;
+            self.owe(from.peer);
+        }
+        for message in in_order.iter().flat_map(|frame| read_messages(frame)).flatten() {
+            self.apply(from, message);
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, from: Opened, message: Message) {
+        let applied = match message {
+            Message::NewIndex { old, new } => {
+                self.table.get(from.session).is_some_and(|session| session.sealer.redirect(old, new))
+            }
+            Message::Close(reason) => self.closed(from, reason),
+            Message::Config(config) => self.leased(from.peer, config),
+            Message::Unknown(_) => false,
+        };
+        if let (false, Some(peer)) = (applied, self.peers.get(from.peer.index())) {
+            peer.counters.drops.count(DropReason::ControlStray);
+        }
+    }
+
+    /// The peer is done with this session, and so are we.
+    fn closed(&mut self, from: Opened, reason: CloseReason) -> bool {
+        let Some(peer) = self.peers.get_mut(from.peer.index()) else { return false };
+        if peer.slots.current() == Some(from.session) {
+            (peer.unanswered_at, peer.keepalive_at) = (NEVER, NEVER);
+            peer.flagged = false;
+        }
+        peer.slots.remove(from.session);
+        self.wipe(from.session);
+        self.counters.closed.fetch_add(1, Relaxed);
+        self.events.push_back(PeerEvent::Closed(from.peer, reason));
+        true
+    }
+
+    /// Keeps what of a lease lies within the peer's allowed IPs. False if it may give us none.
+    fn leased(&mut self, peer_id: PeerId, mut config: Config) -> bool {
+        let Some(peer) = self.peers.get_mut(peer_id.index()) else { return false };
+        if peer.lease_within.is_empty() {
+            return false;
+        }
+        // An address brings a route to its whole network, so all of that has to be the peer's to give.
+        let own = |net: &IpNet| peer.lease_within.iter().any(|allowed| allowed.covers(*net));
+        config.addresses.retain(own);
+        config.routes.retain(own);
+        if let Some(seconds) = config.keepalive {
+            peer.keepalive_every = (seconds > 0).then_some(u64::from(seconds) * SECOND);
+            peer.persistent_at = if seconds > 0 { 0 } else { NEVER };
+            self.deadlines.no_later_than(peer_id.0, peer.persistent_at);
+        }
+        peer.lease = Some(config);
+        self.events.push_back(PeerEvent::Leased(peer_id));
+        true
+    }
+
+    /// What the peer has given us since this was last asked.
+    pub fn take_lease(&mut self, peer: PeerId) -> Option<Config> {
+        self.peers.get_mut(peer.index())?.lease.take()
+    }
+
+    /// Gives the peer a lease: in the current session, and in every later one.
+    pub fn offer(&mut self, peer_id: PeerId, config: Config) {
+        let Some(peer) = self.peers.get_mut(peer_id.index()) else { return };
+        peer.offer = Some(config);
+        if let Some(id) = peer.slots.current() {
+            self.say_again(peer_id, id);
+        }
+    }
+
+    /// `id` seals from now on: what still matters is said in its stream.
+    pub(super) fn became_current(&mut self, peer_id: PeerId, id: SessionId) {
+        self.stock_up();
+        self.say_again(peer_id, id);
+        self.watch_session(id);
+        self.owe(peer_id);
+    }
+
+    fn say_again(&mut self, peer_id: PeerId, id: SessionId) {
+        let offer = self.peers.get(peer_id.index()).and_then(|peer| peer.offer.clone());
+        if let Some(config) = offer {
+            self.say(peer_id, id, Message::Config(config));
+        }
+    }
+
+    /// Puts a message on a session's stream.
+    fn say(&mut self, peer_id: PeerId, id: SessionId, message: Message) {
+        let mut bytes = Vec::new();
+        let written = message.write(&mut bytes).is_ok();
+        if written && self.table.get(id).is_some_and(|session| session.control_out.push(&bytes)) {
+            self.owe(peer_id);
+        } else if let Some(peer) = self.peers.get(peer_id.index()) {
+            peer.counters.drops.count(DropReason::ControlLost);
+        }
+    }
+
+    /// Tells every peer, once, that its session ends. They are not waited for.
+    pub fn close_all(&mut self) {
+        for peer_id in (0..self.peers.len() as u32).map(PeerId) {
+            if let Some(id) = self.peers.get(peer_id.index()).and_then(|peer| peer.slots.current()) {
+                self.say(peer_id, id, Message::Close(CloseReason::SHUTDOWN));
+            }
+        }
+    }
+
+    /// Takes an ACK frame's payload in. One that came under another session than the current says nothing about any.
+    ///
+    /// # Errors
+    /// [`DropReason::FrameMalformed`], also for an acknowledgement of what was never sent.
+    pub fn accept_ack(&mut self, from: Opened, payload: &[u8], now: Now) -> Result<(), DropReason> {
+        let &[a, b, c, d, ref bitmap @ ..] = payload else { return Err(DropReason::FrameMalformed) };
+        let bitmap = bitmap.try_into().map_err(|_| DropReason::FrameMalformed)?;
+        let session = self.table.get(from.session).ok_or(DropReason::UnknownIndex)?;
+        let next = u32::from_le_bytes([a, b, c, d]);
+        session.control_out.process_ack(next, u64::from_le_bytes(bitmap), now.mono)?;
+        self.watch_session(from.session);
+        Ok(())
+    }
+
+    pub(super) fn control_timer(&mut self, peer_id: PeerId, now: Now) {
+        let Some(id) = self.peers.get(peer_id.index()).and_then(|peer| peer.slots.current()) else { return };
+        let Some(session) = self.table.get(id) else { return };
+        match session.control_out.on_timer(now.mono) {
+            Timeout::NotYet => {}
+            Timeout::Retransmit => {
+                self.counters.control_resent.fetch_add(1, Relaxed);
+                self.owe(peer_id);
+            }
+            Timeout::Exhausted => {
+                self.counters.control_given_up.fetch_add(1, Relaxed);
+                self.request(peer_id);
+            }
+        }
+    }
+
+    /// The next peer that is owed a control frame, an acknowledgement or a probe: ask
+    /// [`next_control_frame`](Self::next_control_frame) and [`next_probe`](Self::next_probe) until there is none.
+    pub fn next_owing(&mut self) -> Option<PeerId> {
+        let peer_id = self.owing.pop_front()?;
+        if let Some(peer) = self.peers.get_mut(peer_id.index()) {
+            peer.owing = false;
+        }
+        Some(peer_id)
+    }
+
+    pub(super) fn owe(&mut self, peer_id: PeerId) {
+        if let Some(peer) = self.peers.get_mut(peer_id.index())
+            && !std::mem::replace(&mut peer.owing, true)
+        {
+            self.owing.push_back(peer_id);
+        }
+    }
+
+    /// Writes the payload of the next frame that is to go under the peer's current session, and gives its kind. From here
+    /// on the frame counts as sent.
+    pub fn next_control_frame(&mut self, peer_id: PeerId, now: Now, payload: &mut Vec<u8>) -> Option<u8> {
+        let id = self.peers.get(peer_id.index())?.slots.current()?;
+        let session = self.table.get(id)?;
+        payload.clear();
+        if std::mem::take(&mut session.ack_due) {
+            let (next, bitmap) = session.control_in.ack();
+            payload.extend_from_slice(&next.to_le_bytes());
+            payload.extend_from_slice(&bitmap.to_le_bytes());
+            self.counters.acks_sent.fetch_add(1, Relaxed);
+            return Some(frame::ACK);
+        }
+        payload.extend_from_slice(session.control_out.next_due(now.mono)?);
+        self.counters.control_sent.fetch_add(1, Relaxed);
+        self.watch_session(id);
+        Some(frame::CONTROL)
+    }
+}
