@@ -6,9 +6,12 @@
 mod bad_input;
 mod carries;
 mod cleanup;
+mod farewell;
 mod hub;
 mod narrow_path;
 mod rekey;
 mod restart;
 mod roaming;
+mod rotation;
+mod silent_path;
 mod tunnel;

@@ -42,6 +42,8 @@ pub struct Config {
     pub link: LinkConfig,
     /// Sessions are renewed after this time instead of 120 s; never longer than that.
     pub rekey_after: Option<Duration>,
+    /// Receiver indices are changed after about this time instead of 30 s; never longer than that.
+    pub rotate_after: Option<Duration>,
     /// In the order of the file; names and public keys are unique.
     pub peers: Vec<PeerConfig>,
 }
@@ -72,6 +74,8 @@ pub struct PeerConfig {
     pub keepalive: Option<Duration>,
     /// The only cipher used with this peer, when pinned.
     pub cipher: Option<Suite>,
+    /// The peer may give this end addresses, routes and the like, within its allowed IPs.
+    pub lease: bool,
 }
 
 /// Which link carries the datagrams.

@@ -15,6 +15,7 @@ use veil_proto::tunnel::{HandshakeOutput, Handshakes, Sessions, ToHandshakes};
 use veil_proto::{Path, PeerId};
 
 use crate::config::{Config, LinkMode, PeerConfig, ThreadsChoice};
+use crate::control::lease::Leases;
 use crate::control::socket::{ControlSocket, default_path};
 use crate::control::state::{self, StateFile};
 use crate::control::status::{Facts, Gauges};
@@ -65,6 +66,9 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
     let state = StateFile::open(state_path, &keys);
     let (mut handshakes, mut sessions) =
         protocol(config.peers, config.private_key, config.network_secret, config.rekey_after);
+    if let Some(rotate_after) = config.rotate_after {
+        sessions = sessions.with_rotation(nanos(rotate_after));
+    }
     let mut out = HandshakeOutput::default();
     for (peer, addresses) in resolved {
         let message = ToHandshakes::Resolved { peer, addresses };
@@ -89,6 +93,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
         process,
         handshakes,
         endpoints,
+        leases: Leases::new(&name, config.mtu),
         state,
         control,
         facts,
@@ -162,13 +167,16 @@ fn configure_host(config: &Config) -> Result<()> {
     Ok(())
 }
 
+fn nanos(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 fn protocol(
     peers: Vec<PeerConfig>,
     private_key: veil_proto::crypto::PrivateKey,
     network_secret: NetworkSecret,
     rekey_after: Option<std::time::Duration>,
 ) -> (Handshakes, Sessions) {
-    let nanos = |time: std::time::Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     let settings: Vec<PeerSettings> = peers
         .into_iter()
         .map(|peer| PeerSettings {
@@ -178,7 +186,7 @@ fn protocol(
             allowed_ips: peer.allowed_ips,
             keepalive: peer.keepalive.map(nanos),
             has_endpoint: peer.endpoint.is_some(),
-            lease: false,
+            lease: peer.lease,
         })
         .collect();
     let keys = KeyPair::from_private(private_key);

@@ -1,6 +1,7 @@
 //! The host's interfaces, addresses and routes, by rtnetlink (rtnetlink(7)): one request, one answer, nothing in between.
 //!
-//! Called once at start, to give the TUN its addresses, MTU and routes; they go with the TUN when it is closed. Invariant:
+//! Called at start, to give the TUN its addresses, MTU and routes, and when a peer gives others; they go with the TUN when
+//! it is closed. Invariant:
 //! nothing that belongs to another interface is changed, and an error says what was attempted, on which interface, what
 //! the kernel answered and the cure.
 
@@ -73,6 +74,39 @@ impl Netlink {
         })
     }
 
+    /// Takes an address off the interface; one that is not there (any more) is fine.
+    pub fn remove_address(&mut self, index: u32, net: IpNet) -> Result<()> {
+        let mut message = AddressMessage::default();
+        message.header.family = family(net.addr);
+        message.header.prefix_len = net.prefix;
+        message.header.index = index;
+        message.attributes.push(AddressAttribute::Local(net.addr));
+        self.routes = None;
+        match self.ask(RouteNetlinkMessage::DelAddress(message), NLM_F_ACK) {
+            Err(e) if e.errno() != libc::EADDRNOTAVAIL => {
+                let what = format!("cannot take the address {net} off {}", self.name(index));
+                Err(e.told(&what, "see `ip address`"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the interface's route to a destination; one that is not there (any more) is fine.
+    pub fn remove_route(&mut self, index: u32, net: IpNet) -> Result<()> {
+        let mut message = RouteMessage::default();
+        message.header = route_header(net);
+        message.attributes.push(RouteAttribute::Destination(net.network().addr.into()));
+        message.attributes.push(RouteAttribute::Oif(index));
+        self.routes = None;
+        match self.ask(RouteNetlinkMessage::DelRoute(message), NLM_F_ACK) {
+            Err(e) if e.errno() != libc::ESRCH => {
+                let what = format!("cannot remove the route to {net} through {}", self.name(index));
+                Err(e.told(&what, "see `ip route`"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Gives the interface an address; with it comes the kernel's route to the address's network.
     pub fn add_address(&mut self, index: u32, net: IpNet) -> Result<()> {
         let mut message = AddressMessage::default();
@@ -114,15 +148,7 @@ impl Netlink {
             return Err(self.taken(index, net, other));
         }
         let mut message = RouteMessage::default();
-        message.header = RouteHeader {
-            address_family: family(net.addr),
-            destination_prefix_length: net.prefix,
-            table: RouteHeader::RT_TABLE_MAIN,
-            protocol: RouteProtocol::Boot,
-            scope: RouteScope::Link,
-            kind: RouteType::Unicast,
-            ..RouteHeader::default()
-        };
+        message.header = route_header(net);
         if net.prefix > 0 {
             message.attributes.push(RouteAttribute::Destination(destination.0.into()));
         }
@@ -325,6 +351,19 @@ fn main_route(route: &RouteMessage) -> Option<((IpAddr, u8), u32)> {
         }
     }
     Some(((destination, header.destination_prefix_length), index?))
+}
+
+/// A route of ours: main table, scope link.
+fn route_header(net: IpNet) -> RouteHeader {
+    RouteHeader {
+        address_family: family(net.addr),
+        destination_prefix_length: net.prefix,
+        table: RouteHeader::RT_TABLE_MAIN,
+        protocol: RouteProtocol::Boot,
+        scope: RouteScope::Link,
+        kind: RouteType::Unicast,
+        ..RouteHeader::default()
+    }
 }
 
 fn family(ip: IpAddr) -> AddressFamily {

@@ -69,6 +69,8 @@ pub fn config(raw: Raw, source: &Source) -> Result<Config> {
     };
     let rekey_cure = "seconds (sessions are never kept longer than 120)";
     let rekey_after = number(raw.timers.rekey_after.as_ref(), "rekey-after", 1..=120, rekey_cure, source)?;
+    let rotate_cure = "seconds (receiver indices are never kept longer than 30 while there is traffic)";
+    let rotate_after = number(raw.timers.rotate_after.as_ref(), "rotate-after", 1..=30, rotate_cure, source)?;
     let peers = peers(raw.peer, &private_key.public(), source)?;
     Ok(Config {
         name,
@@ -79,6 +81,7 @@ pub fn config(raw: Raw, source: &Source) -> Result<Config> {
         network_secret,
         link,
         rekey_after: rekey_after.map(|seconds: u8| Duration::from_secs(seconds.into())),
+        rotate_after: rotate_after.map(|seconds: u8| Duration::from_secs(seconds.into())),
         peers,
     })
 }
@@ -202,7 +205,10 @@ fn peer(raw: Peer, source: &Source) -> Result<(PeerConfig, PeerSpans)> {
     };
     let keepalive =
         keepalive.filter(|&seconds: &u16| seconds != 0).map(|seconds| Duration::from_secs(seconds.into()));
-    Ok((PeerConfig { name, public_key, psk, allowed_ips, endpoint, keepalive, cipher }, spans))
+    Ok((
+        PeerConfig { name, public_key, psk, allowed_ips, endpoint, keepalive, cipher, lease: raw.lease },
+        spans,
+    ))
 }
 
 fn endpoint(text: &Spanned<String>, source: &Source) -> Result<Endpoint> {

@@ -62,6 +62,7 @@ pub struct Link {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Timers {
     pub rekey_after: Option<Spanned<i64>>,
+    pub rotate_after: Option<Spanned<i64>>,
 }
 
 #[derive(Deserialize)]
@@ -74,6 +75,8 @@ pub struct Peer {
     pub endpoint: Option<Spanned<String>>,
     pub persistent_keepalive: Option<Spanned<i64>>,
     pub cipher: Option<Spanned<String>>,
+    #[serde(default)]
+    pub lease: bool,
 }
 
 /// A string in wiping memory.

@@ -82,6 +82,7 @@ fn the_documented_example_is_read_in_full() {
         dscp = 46
         [timers]
         rekey-after = 60
+        rotate-after = 20
         [[peer]]
         name = "laptop"
         public-key = "{BOB_PUBLIC}"
@@ -90,6 +91,7 @@ fn the_documented_example_is_read_in_full() {
         endpoint = "vpn.example.org:4433"
         persistent-keepalive = 25
         cipher = "chacha20-poly1305"
+        lease = true
     "#
     );
     let config = Folder::new().load(&text).unwrap_or_else(|e| panic!("{e}"));
@@ -103,6 +105,7 @@ fn the_documented_example_is_read_in_full() {
     assert_eq!((config.link.mode, config.link.dscp), (LinkMode::Auto, 46));
     assert_eq!(config.link.interface.as_deref(), Some("eth0"));
     assert_eq!(config.rekey_after, Some(Duration::from_secs(60)));
+    assert_eq!(config.rotate_after, Some(Duration::from_secs(20)));
     let [peer] = config.peers.as_slice() else { panic!("not one peer") };
     assert_eq!((peer.name.as_str(), peer.public_key.to_string().as_str()), ("laptop", BOB_PUBLIC));
     let allowed: Vec<_> = peer.allowed_ips.iter().map(IpNet::to_string).collect();
@@ -110,6 +113,7 @@ fn the_documented_example_is_read_in_full() {
     assert_eq!(peer.endpoint, Some(Endpoint { host: "vpn.example.org".into(), port: 4433 }));
     assert_eq!(peer.keepalive, Some(Duration::from_secs(25)));
     assert_eq!(peer.cipher, Some(Suite::ChaCha20Poly1305));
+    assert!(peer.lease);
 }
 
 #[test]
@@ -119,10 +123,10 @@ fn everything_optional_may_be_left_out() {
     let config = Folder::new().load(&text).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!((config.name.as_str(), config.mtu, config.link.dscp), ("veil0", 1416, 0));
     assert_eq!(config.listen, "[::]:4433".parse().unwrap());
-    assert_eq!(config.rekey_after, None);
+    assert_eq!((config.rekey_after, config.rotate_after), (None, None));
     let peer = &config.peers[0];
     assert_eq!(peer.name, "3p7bfXt9");
-    assert!(peer.endpoint.is_none() && peer.keepalive.is_none() && peer.cipher.is_none());
+    assert!(peer.endpoint.is_none() && peer.keepalive.is_none() && peer.cipher.is_none() && !peer.lease);
 }
 
 #[test]
@@ -242,6 +246,8 @@ fn numbers_out_of_range_are_told_the_range() {
     );
     let wanted = "veil.toml:5: rekey-after = 121 is out of range: choose 1 to 120 seconds (sessions are never kept longer than 120)";
     assert_eq!(error(&interface("[timers]\nrekey-after = 121\n")), wanted);
+    let wanted = "veil.toml:5: rotate-after = 31 is out of range: choose 1 to 30 seconds (receiver indices are never kept longer than 30 while there is traffic)";
+    assert_eq!(error(&interface("[timers]\nrotate-after = 31\n")), wanted);
     let wanted = "veil.toml:8: persistent-keepalive = -1 is out of range: choose 0 to 65535 seconds (25 keeps most NATs open, 0 is off)";
     assert_eq!(error(&with_bob("persistent-keepalive = -1\n")), wanted);
 }

@@ -61,6 +61,8 @@ pub struct PeerSnapshot {
     pub public_key: String,
     /// Where its datagrams go now, if anywhere.
     pub endpoint: Option<String>,
+    /// The largest datagram (UDP payload, bytes) that the way to it is known to take; nothing known is null.
+    pub path_mtu_datagram: Option<u64>,
     /// Networks behind it.
     pub allowed_ips: Vec<String>,
     /// Seconds since a handshake with it was finished; none yet is null.
@@ -242,7 +244,7 @@ mod tests {
         let wanted = "conservation counters drops frames interface link listen mtu peers public_key threads threads_reason uptime_s";
         assert_eq!(keys.join(" "), wanted);
         let keys: Vec<_> = json["peers"][0].as_object().unwrap().keys().map(String::as_str).collect();
-        let wanted = "allowed_ips drops endpoint last_handshake_s_ago name public_key rx_bytes rx_packets tx_bytes tx_packets";
+        let wanted = "allowed_ips drops endpoint last_handshake_s_ago name path_mtu_datagram public_key rx_bytes rx_packets tx_bytes tx_packets";
         assert_eq!(keys.join(" "), wanted);
         assert_eq!(json["frames"]["wide-link-rx"], serde_json::json!({"total": 64, "home": 61}));
         assert_eq!(json["conservation"]["opened"], serde_json::json!({"left": 7, "right": 4}));

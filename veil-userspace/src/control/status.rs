@@ -44,6 +44,11 @@ impl Facts {
         };
         Facts { template, started: now.mono }
     }
+
+    /// What the peer is called.
+    pub fn peer_name(&self, peer: PeerId) -> &str {
+        self.template.peers.get(peer.index()).map_or("?", |peer| &peer.name)
+    }
 }
 
 /// The counters of all stages.
@@ -77,6 +82,7 @@ pub fn snapshot(
         let Some(status) = sessions.status(PeerId(n as u32)) else { continue };
         peer.endpoint = status.endpoint.map(|path| path.remote().to_string());
         peer.last_handshake_s_ago = status.handshake_at.map(|at| now.mono.saturating_sub(at) / 1_000_000_000);
+        peer.path_mtu_datagram = status.path_limit.map(|limit| limit as u64);
         let of = |counter: &AtomicU64| counter.load(Relaxed);
         peer.rx_packets = of(&status.counters.rx_packets);
         peer.rx_bytes = of(&status.counters.rx_bytes);

@@ -14,8 +14,9 @@ use veil_proto::tunnel::{HandshakeOutput, Handshakes, ToHandshakes, ToSessions};
 use veil_proto::{Now, PeerId};
 
 use super::poll::{Interest, Poll, Signals, Timer};
-use super::process::Process;
+use super::process::{Notice, Process};
 use crate::config::Endpoint;
+use crate::control::lease::Leases;
 use crate::control::resolver::Resolver;
 use crate::control::show::Snapshot;
 use crate::control::socket::{ControlSocket, Interest as ClientInterest, Outcome, Request};
@@ -58,6 +59,8 @@ pub struct Parts<R, S, T, W> {
     pub handshakes: Handshakes,
     /// Each peer's configured endpoint.
     pub endpoints: Vec<Option<Endpoint>>,
+    /// What peers have given this host.
+    pub leases: Leases,
     /// Keeps what must outlive the daemon.
     pub state: StateFile,
     /// Answers `veil show`.
@@ -198,8 +201,21 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
         self.parts.process.settle(&mut self.to_link, now);
         self.send()?;
         self.path_errors(now);
+        self.notices();
         let more = self.link_ready || (self.tun_ready && self.blocked.is_none());
         Ok(more || self.parts.handshakes.has_work())
+    }
+
+    fn notices(&mut self) {
+        let parts = &mut self.parts;
+        while let Some(notice) = parts.process.next_notice() {
+            match notice {
+                Notice::Closed(peer) => {
+                    tracing::info!("{} has ended its session", parts.facts.peer_name(peer))
+                }
+                Notice::Leased(peer, lease) => parts.leases.apply(peer, parts.facts.peer_name(peer), lease),
+            }
+        }
     }
 
     /// What this host has said about a path's MTU is taken at its word; an ICMP message only makes the kernel say it.

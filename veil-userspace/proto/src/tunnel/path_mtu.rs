@@ -21,6 +21,8 @@ const MAX_PROBES: u8 = 3;
 /// How long to wait for a reply: three round trips within these bounds, and the second before any was measured.
 const MIN_WAIT: u64 = 200 * MILLISECOND;
 const MAX_WAIT: u64 = SECOND;
+/// Tokens so far back may still be answered.
+const LATE: u32 = 64;
 
 /// A probe to be sent: mux frame PROBE with this token, padded to a datagram of `size` bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,9 +215,10 @@ impl PathMtu {
         std::mem::take(&mut probe.companion_due).then_some(Request { token: probe.companion, size: 0 })
     }
 
-    /// A reply came. False if it answers nothing that is outstanding.
+    /// A reply came. False if it answers nothing that was asked lately; a late one is no news, but no mistake.
     pub fn reply(&mut self, token: u32, now: u64) -> bool {
-        let Some(probe) = self.probe.as_mut() else { return false };
+        let is_late = (1..=LATE).contains(&self.next_token.wrapping_sub(token));
+        let Some(probe) = self.probe.as_mut() else { return is_late };
         let waited = now.saturating_sub(probe.sent_at);
         if token == probe.companion && !probe.companion_due {
             let wait = (3 * waited).clamp(MIN_WAIT, MAX_WAIT);
@@ -225,7 +228,7 @@ impl PathMtu {
             return true;
         }
         if token != probe.token || probe.due {
-            return false;
+            return is_late;
         }
         self.wait = Some((3 * waited).clamp(MIN_WAIT, MAX_WAIT));
         let size = probe.size;
@@ -432,11 +435,13 @@ mod tests {
         assert!(!path.reply(0, 0));
         path.sent(1452);
         path.on_timer(0);
-        assert!(!path.reply(0, 0), "not sent yet");
         let token = path.next_request(0).unwrap().token;
-        assert!(!path.reply(token.wrapping_add(7), 1));
-        assert!(path.reply(token, 2));
-        assert!(!path.reply(token, 3), "once");
+        assert!(!path.reply(token.wrapping_add(7), 1) && !path.reply(token.wrapping_sub(200), 1));
+        assert!(path.probe.is_some());
+        assert!(path.reply(token, 2) && path.probe.is_none());
+        let deadline = path.deadline();
+        assert!(path.reply(token, 3), "late, which happens");
+        assert_eq!((path.deadline(), path.limit()), (deadline, None));
     }
 
     #[test]
@@ -448,9 +453,9 @@ mod tests {
         path.on_timer(0);
         let token = path.next_request(0).unwrap().token;
         path.restart(false);
-        assert_eq!((path.limit(), path.reply(token, 1)), (None, false));
         path.sent(1452);
         path.on_timer(1);
         assert_ne!(path.next_request(1).unwrap().token, token);
+        assert!(path.reply(token, 2) && path.probe.is_some(), "of the former path");
     }
 }

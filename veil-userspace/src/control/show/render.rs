@@ -58,6 +58,9 @@ impl Page {
             None => self.paint(DIM, "not known yet: the peer has to speak first"),
         };
         self.line("endpoint", &endpoint);
+        if let Some(bytes) = peer.path_mtu_datagram {
+            self.line("path takes", &format!("datagrams of {} bytes", grouped(bytes)));
+        }
         self.line("allowed IPs", &listed(&peer.allowed_ips));
         let handshake = match peer.last_handshake_s_ago {
             Some(seconds) => {
@@ -211,6 +214,7 @@ pub mod tests {
                     name: "laptop".into(),
                     public_key: "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=".into(),
                     endpoint: Some("192.0.2.1:4433".into()),
+                    path_mtu_datagram: Some(1372),
                     allowed_ips: vec!["10.8.0.2/32".into(), "fd08::2/128".into()],
                     last_handshake_s_ago: Some(72),
                     rx_bytes: 12_900_000,
@@ -248,6 +252,7 @@ interface veil0
 peer laptop
   public key      3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=
   endpoint        192.0.2.1:4433
+  path takes      datagrams of 1 372 bytes
   allowed IPs     10.8.0.2/32, fd08::2/128
   last handshake  1 min 12 s ago
   received        12.30 MiB in 1 234 567 packets

@@ -8,6 +8,7 @@ mod outbound;
 mod owed;
 mod waiting;
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -68,6 +69,14 @@ pub struct ProcessCounters {
     pub dropped_datagrams: AtomicU64,
 }
 
+/// What a peer has said that concerns more than the data path.
+pub enum Notice {
+    /// It has ended its session in order.
+    Closed(PeerId),
+    /// It gives this host addresses, routes and the like.
+    Leased(PeerId, Config),
+}
+
 /// The process stage.
 pub struct Process {
     sessions: Sessions,
@@ -79,8 +88,7 @@ pub struct Process {
     waiting: Waiting,
     /// Room for the payload of one control frame.
     control: Vec<u8>,
-    /// Peers that have given us a lease, for the host's configuration.
-    leases: Vec<PeerId>,
+    notices: VecDeque<Notice>,
     counters: Arc<ProcessCounters>,
 }
 
@@ -95,7 +103,7 @@ impl Process {
             runs: Runs::new(mtu),
             waiting: Waiting::default(),
             control: Vec::with_capacity(owed::CONTROL_FRAME),
-            leases: Vec::new(),
+            notices: VecDeque::new(),
             counters: Default::default(),
         }
     }
@@ -133,10 +141,11 @@ impl Process {
                 PeerEvent::GaveUp(peer) => {
                     self.counters.drops.add(DropReason::NoSession, self.waiting.take(peer).count() as u64);
                 }
-                PeerEvent::Closed(peer, reason) => {
-                    tracing::info!("peer {}: ended its session ({})", peer.0, reason.0);
+                PeerEvent::Closed(peer, _) => self.notices.push_back(Notice::Closed(peer)),
+                PeerEvent::Leased(peer) => {
+                    self.notices
+                        .extend(self.sessions.take_lease(peer).map(|lease| Notice::Leased(peer, lease)));
                 }
-                PeerEvent::Leased(peer) => self.leases.push(peer),
             }
         }
         self.send_owed(to_link, now);
@@ -145,10 +154,9 @@ impl Process {
         self.counters.waiting.store(self.waiting.len() as u64, Relaxed);
     }
 
-    /// What a peer has given us lately: addresses, routes and the like.
-    pub fn next_lease(&mut self) -> Option<(PeerId, Config)> {
-        let peer = self.leases.pop()?;
-        self.sessions.take_lease(peer).map(|lease| (peer, lease))
+    /// What a peer has said lately that concerns more than the data path.
+    pub fn next_notice(&mut self) -> Option<Notice> {
+        self.notices.pop_front()
     }
 
     /// Tells every peer, at the next [`settle`](Self::settle), that its session ends.
