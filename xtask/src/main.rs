@@ -43,7 +43,7 @@ enum Command {
     Setup(setup::Options),
     /// Run every test; those that need root say so when they are skipped
     Test(test::Options),
-    /// What CI runs: the tests, then formatting, lints, documentation and licences
+    /// What CI runs: the tests, many more random ones, then formatting, lints, documentation and licences
     Ci,
 }
 

@@ -22,6 +22,9 @@ pub struct Options {
     cargo: Vec<String>,
 }
 
+/// How many random sequences of events the tunnel must survive in CI; two cores play them in a minute.
+const MANY: &str = "10000";
+
 pub fn test(options: &Options) -> Result<()> {
     if veil_lab::is_root() {
         for name in veil_lab::sweep_leftovers() {
@@ -33,6 +36,16 @@ pub fn test(options: &Options) -> Result<()> {
     let mut cargo = command(options)?;
     let status = cargo.status().context("starting cargo test")?;
     ensure!(status.success(), "tests failed");
+    Ok(())
+}
+
+/// The random sequences of the protocol tests alone, as many as a change must survive before it is taken.
+pub fn many_cases() -> Result<()> {
+    let mut cargo = crate::cargo();
+    cargo.env("VEIL_CASES", MANY);
+    cargo.args(["test", "--workspace", "--test", "protocol", "random_operations"]);
+    let status = cargo.status().context("starting cargo test")?;
+    ensure!(status.success(), "one of {MANY} random sequences fails");
     Ok(())
 }
 
