@@ -15,6 +15,7 @@ mod node;
 mod ping;
 mod privileges;
 mod program;
+mod spoofer;
 mod sys;
 mod transfer;
 
@@ -27,6 +28,7 @@ pub use node::{Keys, Node};
 pub use ping::{Ping, ping};
 pub use privileges::{is_root, privileged, require_privileges, require_program};
 pub use program::{has_program, run};
+pub use spoofer::{Heard, Spoofer};
 pub use transfer::Transfer;
 
 use std::fs;

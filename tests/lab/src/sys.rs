@@ -33,13 +33,30 @@ pub fn effective_user() -> u32 {
     unsafe { libc::geteuid() }
 }
 
-/// A raw ICMP or ICMPv6 socket in the calling thread's namespace. `UdpSocket` is only the handle: `send_to` and
-/// `recv_from` are sendto(2) and recvfrom(2) on any datagram-like socket.
+/// A raw ICMP or ICMPv6 socket in the calling thread's namespace.
 pub fn icmp_socket(v6: bool) -> io::Result<UdpSocket> {
-    let (family, protocol) =
-        if v6 { (libc::AF_INET6, libc::IPPROTO_ICMPV6) } else { (libc::AF_INET, libc::IPPROTO_ICMP) };
+    match v6 {
+        true => socket(libc::AF_INET6, libc::SOCK_RAW, libc::IPPROTO_ICMPV6),
+        false => socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP),
+    }
+}
+
+/// A socket that sends whole IPv4 packets, whatever source they name, from the calling thread's namespace (raw(7)).
+pub fn packet_sender() -> io::Result<UdpSocket> {
+    socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_RAW)
+}
+
+/// A socket that hears every IPv4 packet which enters the calling thread's namespace, whoever it is for (packet(7)).
+/// Only `recv` reads it: what it would say of the sender is no internet address.
+pub fn packet_listener() -> io::Result<UdpSocket> {
+    let ipv4 = (libc::ETH_P_IP as u16).to_be();
+    socket(libc::AF_PACKET, libc::SOCK_DGRAM, libc::c_int::from(ipv4))
+}
+
+/// `UdpSocket` is only the handle: its calls are sendto(2) and recvfrom(2) on any datagram-like socket.
+fn socket(family: libc::c_int, kind: libc::c_int, protocol: libc::c_int) -> io::Result<UdpSocket> {
     // SAFETY: socket takes three integers and touches no memory of ours.
-    let descriptor = unsafe { libc::socket(family, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) };
+    let descriptor = unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) };
     if descriptor < 0 {
         return Err(io::Error::last_os_error());
     }
