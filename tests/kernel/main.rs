@@ -7,6 +7,7 @@ mod bad_input;
 mod carries;
 mod cleanup;
 mod farewell;
+mod flood;
 mod hub;
 mod narrow_path;
 mod rekey;
