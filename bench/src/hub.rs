@@ -57,7 +57,8 @@ impl Hub {
     pub fn new(count: usize) -> Self {
         let local = generate_x25519_keypair(&mut Seeded(3)).public;
         let secret = NetworkSecret::default();
-        let settings: Vec<_> = (0..count).map(|n| settings(PeerId(n as u32))).collect();
+        let settings: Vec<_> =
+            (0..count as u32).map(PeerId).map(|peer| settings(peer, public_key(peer))).collect();
         let mut hub = Hub {
             sessions: Sessions::new(&local, &secret, &settings, None),
             now: Now { mono: 1, wall: Tai64n::default() },
@@ -109,11 +110,10 @@ pub fn inner_v6(peer: PeerId) -> Ipv6Addr {
     Ipv6Addr::from_bits((0xfd00 << 112) + 1 + u128::from(peer.0))
 }
 
-fn settings(peer: PeerId) -> PeerSettings {
-    let mut public_key = [0; 32];
-    Seeded(1000 + u64::from(peer.0)).fill(&mut public_key);
+/// A peer with an inner address of each family.
+pub(crate) fn settings(peer: PeerId, public_key: PublicKey) -> PeerSettings {
     PeerSettings {
-        public_key: PublicKey(public_key),
+        public_key,
         psk: Psk::default(),
         suites: Suites::only(SUITE),
         allowed_ips: vec![IpNet::host(inner_v4(peer).into()), IpNet::host(inner_v6(peer).into())],
@@ -121,6 +121,13 @@ fn settings(peer: PeerId) -> PeerSettings {
         has_endpoint: false,
         lease: false,
     }
+}
+
+/// Bytes that may be a public key; nobody has the private one.
+fn public_key(peer: PeerId) -> PublicKey {
+    let mut public_key = [0; 32];
+    Seeded(1000 + u64::from(peer.0)).fill(&mut public_key);
+    PublicKey(public_key)
 }
 
 #[cfg(test)]

@@ -19,20 +19,25 @@
 //! | `checksum` | 1400 bytes summed |
 //! | `tunnel` | a 64-byte datagram through `Sessions`: all of the way in, all of the way out after routing |
 //! | `handshake` | a handshake of both ends; the responder's part of one |
+//! | `refuse` | an initiation refused, at each gate: all of its way from the link to there |
 //!
 //! Read `time` as nanoseconds per element, or `thrpt` as elements per second. Steps follow each other without waiting,
 //! so a figure is what a packet adds to a busy core, not how long a lone packet takes; and a figure says something only
 //! on an idle machine, beside others of the same run. What two daemons carry is measured by other means.
 //!
-//! This library holds what the benchmarks share: a real handshake ([`Handshaking`]), one end with many peers ([`Hub`]) and
-//! inner packets ([`packet`]). All of it is seeded: the same bytes in every run.
+//! `cargo bench -p veil-bench --bench memory` tells what a peer and a session cost in memory.
+//!
+//! This library holds what the benchmarks share: a real handshake ([`Handshaking`]), one end with many peers ([`Hub`]),
+//! one that has yet to agree with them ([`Server`]) and inner packets ([`packet`]). All of it is seeded: the same bytes in every run.
 
 mod handshaking;
 mod hub;
 pub mod packet;
+mod server;
 
 pub use handshaking::{Handshaking, Pair};
 pub use hub::{Hub, indices, session};
+pub use server::{Client, Server};
 
 use veil_proto::Entropy;
 

@@ -4,6 +4,7 @@
 //! ([`over_runs`]); everything else leaves its input as it was, and loops.
 
 mod datagram;
+mod gates;
 mod handshake;
 mod inner;
 mod lookup;
@@ -63,5 +64,6 @@ criterion_group! {
         tunnel::inbound,
         tunnel::outbound,
         handshake::handshake,
+        gates::refuse,
 }
 criterion_main!(path);
