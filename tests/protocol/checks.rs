@@ -43,6 +43,15 @@ impl World {
         self.tap.iter().flatten().filter(|datagram| self.header(datagram).kind == kind).collect()
     }
 
+    /// What each gives the other now, the other has.
+    pub fn assert_leases_agree(&self, a: usize, b: usize) {
+        for (from, to) in [(a, b), (b, a)] {
+            if let Some(offered) = &self.ends[from].offered {
+                assert_eq!(self.ends[to].leased.as_ref(), Some(offered), "from {from} to {to}");
+            }
+        }
+    }
+
     /// From now on datagrams arrive, all of them, in order.
     pub fn whole_again(&mut self) {
         self.hold = false;

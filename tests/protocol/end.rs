@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use veil_proto::allowed_ips::IpNet;
 use veil_proto::crypto::{KeyPair, NetworkSecret, PrivateKey, Psk, PublicKey, Suites};
 use veil_proto::handshake::Identity;
+use veil_proto::mux::Config;
 use veil_proto::mux::frame::{self, Frames, Item};
 use veil_proto::peer::PeerSettings;
 use veil_proto::session::{HEADER_LEN, MIN_DATAGRAM};
@@ -136,6 +137,9 @@ pub struct End {
     /// Packets lost before they were sealed: pushed out of the queue, given up, or with nowhere to go.
     pub unsent: u64,
     pub keepalives_sent: u64,
+    /// What this end gives its first peer, and what that one has given it, in this life.
+    pub offered: Option<Config>,
+    pub leased: Option<Config>,
     /// Datagrams above this size are lost on their way out; nobody says so.
     pub widest: Option<usize>,
     /// Datagrams that reached this end in this life.
@@ -162,6 +166,8 @@ impl End {
             refused: Vec::new(),
             unsent: 0,
             keepalives_sent: 0,
+            offered: None,
+            leased: None,
             widest: None,
             received: 0,
         }
@@ -205,7 +211,10 @@ impl End {
                 PeerEvent::GaveUp(peer) => {
                     self.unsent += std::mem::take(&mut self.waiting[peer.index()]).len() as u64;
                 }
-                PeerEvent::Closed(..) | PeerEvent::Leased(_) => {}
+                PeerEvent::Closed(..) => {}
+                PeerEvent::Leased(peer) => {
+                    self.leased = self.sessions.take_lease(peer).or(self.leased.take())
+                }
             }
         }
         while let Some(peer) = self.sessions.next_owing() {

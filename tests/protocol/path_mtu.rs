@@ -2,12 +2,9 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use veil_proto::mux::frame;
 use veil_proto::session::MIN_DATAGRAM;
 use veil_proto::time::{MILLISECOND, SECOND};
-use veil_proto::tunnel::Outbound;
 
-use crate::end::datagram;
 use crate::sim::World;
 
 /// A datagram of a full tunnel packet.
@@ -28,20 +25,11 @@ fn limit(world: &World, end: usize) -> Option<usize> {
 
 /// End 0 sends as large as it may, a datagram each 10 ms. Returns the longest time in which none arrived.
 fn transfer(world: &mut World, nanos: u64) -> u64 {
-    let peer = world.peer(0, 1);
     let (until, mut arrived_at, mut stall) = (world.mono + nanos, world.mono, 0);
     while world.mono < until {
-        let (now, opened) = (world.now(), world.ends[1].opened());
+        let opened = world.ends[1].opened();
         let size = limit(world, 0).map_or(FULL, |limit| limit.min(FULL));
-        if size < FULL {
-            world.ends[0].sessions.squeezed(peer, FULL);
-        }
-        if let Outbound::Ready(path) = world.ends[0].sessions.begin(peer, now) {
-            // An unknown kind of frame: only its size matters.
-            let payload = vec![0; size - MIN_DATAGRAM - frame::HEADER_LEN];
-            world.ends[0].seal(peer, path, datagram(&[(99, 0, &payload)]), now);
-        }
-        world.settle(0);
+        world.send_large(0, 1, FULL);
         world.run(10 * MILLISECOND);
         let fits = world.ends[0].widest.is_none_or(|widest| size <= widest);
         if fits && world.ends[1].opened() > opened {

@@ -19,6 +19,14 @@ enum Operation {
     Restart(usize),
     /// An end's source address changes; the other can still be reached at its configured one.
     Roam(usize, usize),
+    /// An end changes the index under which it is reached, if it can now.
+    Rotate(usize),
+    /// An end gives the other a lease, with a number of its own.
+    Offer(usize),
+    /// An end says that it ends its session, and then goes on.
+    Close(usize),
+    /// An end sends datagrams so large that its path is probed; above a width they are lost.
+    Large(usize, Option<usize>),
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -34,6 +42,10 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => (0..200 * SECOND).prop_map(Advance),
         1 => (0usize..2).prop_map(Restart),
         1 => ((0usize..2), (5usize..8)).prop_map(|(end, to)| Roam(end, to)),
+        2 => (0usize..2).prop_map(Rotate),
+        2 => (0usize..2).prop_map(Offer),
+        1 => (0usize..2).prop_map(Close),
+        1 => ((0usize..2), prop::option::of(1252usize..1452)).prop_map(|(end, widest)| Large(end, widest)),
     ]
 }
 
@@ -76,12 +88,26 @@ fn perform(world: &mut World, operation: Operation) {
             world.addresses[end] = address(to + 3 * end);
             world.routes.insert(address(to + 3 * end), end);
         }
+        Operation::Rotate(end) => {
+            let (peer, now) = (world.peer(end, 1 - end), world.now());
+            world.ends[end].sessions.rotate_session(peer, now);
+            world.settle(end);
+        }
+        Operation::Offer(end) => world.offer(end, 1 - end),
+        Operation::Close(end) => {
+            world.ends[end].sessions.close_all();
+            world.settle(end);
+        }
+        Operation::Large(end, widest) => {
+            world.ends[end].widest = widest;
+            world.send_large(end, 1 - end, 1452);
+        }
     }
     world.run(0);
 }
 
 fn play(seed: u64, delay: u64, operations: Vec<Operation>) {
-    let mut world = World::pair(seed);
+    let mut world = World::leasing_pair(seed);
     world.hold = true;
     world.tap = Some(Vec::new());
     world.message_delay = delay;
@@ -95,7 +121,9 @@ fn play(seed: u64, delay: u64, operations: Vec<Operation>) {
         world.run(MILLISECOND);
         world.arrive(datagram);
     }
+    world.ends.iter_mut().for_each(|end| end.widest = None);
     assert_recovers(&mut world, 0, 1);
+    world.assert_leases_agree(0, 1);
 }
 
 /// A share of the cases, of which there are 300, or as many as `VEIL_CASES` says: CI wants ten thousand.

@@ -3,11 +3,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
+use veil_proto::mux::{Config, frame};
+use veil_proto::session::MIN_DATAGRAM;
 use veil_proto::time::{MILLISECOND, SECOND};
 use veil_proto::tunnel::{HandshakeOutput, ToHandshakes, ToSessions, Transmit};
 use veil_proto::{Now, Path, PeerId, Tai64n};
 
-use crate::end::{End, PeerSpec, Rng, Spec, inner, keys, packet};
+use crate::end::{End, PeerSpec, Rng, Spec, datagram, inner, keys, packet};
+
+/// A mux frame of a kind that no version knows.
+const UNKNOWN_KIND: u8 = 99;
 
 /// What one direction of the wire does to datagrams.
 #[derive(Clone, Copy, Default)]
@@ -57,6 +62,8 @@ pub struct World {
     pub message_delay: u64,
     /// Inner packets sent, by number: from, to, delivered.
     pub packets: Vec<(usize, usize, bool)>,
+    /// How many leases were given.
+    offers: u16,
     rng: Rng,
     seed: u64,
     queue: BTreeMap<(u64, u64), Event>,
@@ -86,6 +93,12 @@ impl World {
         Self::new(seed, (0..2).map(|n| Spec { number: n, peers: vec![peer_spec(1 - n)] }).collect())
     }
 
+    /// The same, and each may give the other a lease.
+    pub fn leasing_pair(seed: u64) -> Self {
+        let spec = |n| Spec { number: n, peers: vec![PeerSpec { lease: true, ..peer_spec(1 - n) }] };
+        Self::new(seed, (0..2).map(spec).collect())
+    }
+
     /// End 0 with `spokes` peers whose endpoints it does not know; each of them knows end 0's.
     pub fn hub(seed: u64, spokes: usize) -> Self {
         let unknown = |n| PeerSpec { endpoint: None, ..peer_spec(n) };
@@ -107,6 +120,7 @@ impl World {
             tap: None,
             message_delay: 0,
             packets: Vec::new(),
+            offers: 0,
             rng: Rng(seed),
             seed,
             queue: BTreeMap::new(),
@@ -146,6 +160,30 @@ impl World {
         self.ends[from].send_packet(packet(inner(from), inner(to), id), now);
         self.settle(from);
         id
+    }
+
+    /// Has `from` give `to` a lease whose number tells it from all others.
+    pub fn offer(&mut self, from: usize, to: usize) {
+        self.offers += 1;
+        let config = Config { mtu: Some(self.offers), ..Config::default() };
+        let peer = self.peer(from, to);
+        self.ends[from].offered = Some(config.clone());
+        self.ends[from].sessions.offer(peer, config);
+        self.settle(from);
+    }
+
+    /// Has `from` send `to` a datagram of `size` bytes, of which nothing is for the host, if it has a session.
+    pub fn send_large(&mut self, from: usize, to: usize, size: usize) {
+        let (peer, now) = (self.peer(from, to), self.now());
+        let limit = self.ends[from].sessions.path_limit(peer).unwrap_or(size);
+        if size > limit {
+            self.ends[from].sessions.squeezed(peer, size);
+        }
+        if let Some(path) = self.ends[from].sessions.way_to(peer, now) {
+            let payload = vec![0; size.min(limit) - MIN_DATAGRAM - frame::HEADER_LEN];
+            self.ends[from].seal(peer, path, datagram(&[(UNKNOWN_KIND, 0, &payload)]), now);
+        }
+        self.settle(from);
     }
 
     /// Ends and begins `end`'s process: all it knew is gone but its configuration.

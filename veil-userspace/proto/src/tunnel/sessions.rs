@@ -154,8 +154,9 @@ struct Peer {
     probed: VecDeque<u32>,
     /// What the peer may give us addresses within; nothing, unless it may give us any.
     lease_within: Vec<IpNet>,
-    /// What it has given us, for the host's configuration.
+    /// What it has given us, for the host's configuration, and when the session was made in which it last gave us any.
     lease: Option<Config>,
+    leased_in: u64,
     /// What we give the peer, in every session anew.
     offer: Option<Config>,
     /// In the queue of peers owed a control frame, an acknowledgement or a probe.
@@ -239,6 +240,7 @@ impl Sessions {
                 probed: VecDeque::new(),
                 lease_within: if settings.lease { settings.allowed_ips.clone() } else { Vec::new() },
                 lease: None,
+                leased_in: 0,
                 offer: None,
                 owing: false,
                 next_fragment_id: 0,

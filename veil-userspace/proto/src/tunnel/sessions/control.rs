@@ -2,7 +2,7 @@
 //! (`protocol.md`, Control stream).
 //!
 //! CONTROL and ACK go only under a peer's current session and speak of that session only. What came under another is
-//! applied, but not acknowledged. A stream dies with its session; what still matters then, its owner says again in
+//! applied (a Config only if no later session has brought one), but not acknowledged. A stream dies with its session; what still matters then, its owner says again in
 //! the next one, so every message is the whole of what it says.
 
 use std::sync::atomic::Ordering::Relaxed;
@@ -45,7 +45,7 @@ impl Sessions {
                 self.table.get(from.session).is_some_and(|session| session.sealer.redirect(old, new))
             }
             Message::Close(reason) => self.closed(from, reason),
-            Message::Config(config) => self.leased(from.peer, config),
+            Message::Config(config) => self.leased(from, config),
             Message::Unknown(_) => false,
         };
         if let (false, Some(peer)) = (applied, self.peers.get(from.peer.index())) {
@@ -67,12 +67,16 @@ impl Sessions {
         true
     }
 
-    /// Keeps what of a lease lies within the peer's allowed IPs. False if it may give us none.
-    fn leased(&mut self, peer_id: PeerId, mut config: Config) -> bool {
+    /// Keeps what of a lease lies within the peer's allowed IPs. False if it may give us none, or has given us another in
+    /// a later session: what was said last in a former one may arrive late.
+    fn leased(&mut self, from: Opened, mut config: Config) -> bool {
+        let peer_id = from.peer;
+        let created = self.table.get(from.session).map_or(0, |session| session.created);
         let Some(peer) = self.peers.get_mut(peer_id.index()) else { return false };
-        if peer.lease_within.is_empty() {
+        if peer.lease_within.is_empty() || created < peer.leased_in {
             return false;
         }
+        peer.leased_in = created;
         // An address brings a route to its whole network, so all of that has to be the peer's to give.
         let own = |net: &IpNet| peer.lease_within.iter().any(|allowed| allowed.covers(*net));
         config.addresses.retain(own);
