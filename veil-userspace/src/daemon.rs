@@ -12,7 +12,7 @@ use veil_proto::crypto::{KeyPair, NetworkSecret, Psk, Suites};
 use veil_proto::handshake::Identity;
 use veil_proto::peer::PeerSettings;
 use veil_proto::tunnel::{HandshakeOutput, Handshakes, Sessions, ToHandshakes};
-use veil_proto::{Path, PeerId};
+use veil_proto::{Entropy, Path, PeerId};
 
 use crate::config::{Config, LinkMode, PeerConfig, ThreadsChoice};
 use crate::control::lease::Leases;
@@ -46,6 +46,15 @@ pub struct RunOptions {
 /// # Errors
 /// One line that says what could not be set up, where, and the cure; nothing is left half set up then.
 pub fn run(config: Config, options: RunOptions) -> Result<()> {
+    run_with(config, options, Box::new(SystemEntropy::new()))
+}
+
+/// The same with another source of randomness, for a test that must know every key the tunnel makes. No command reaches
+/// this: a daemon that users start always draws from the system.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(config: Config, options: RunOptions, mut entropy: Box<dyn Entropy>) -> Result<()> {
     options.link.check_built_in("--link xdp")?;
     options.threads.check_built_in("--threads pipeline")?;
     let resolved = resolve_endpoints(&config.peers)?;
@@ -65,14 +74,14 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
     let state_path = options.state.unwrap_or_else(|| state::default_path(&name));
     let state = StateFile::open(state_path, &keys);
     let (mut handshakes, mut sessions) =
-        protocol(config.peers, config.private_key, config.network_secret, config.rekey_after);
+        protocol(config.peers, config.private_key, config.network_secret, config.rekey_after, &mut *entropy);
     if let Some(rotate_after) = config.rotate_after {
         sessions = sessions.with_rotation(nanos(rotate_after));
     }
     let mut out = HandshakeOutput::default();
     for (peer, addresses) in resolved {
         let message = ToHandshakes::Resolved { peer, addresses };
-        handshakes.handle(message, started, &mut SystemEntropy::new(), &mut out);
+        handshakes.handle(message, started, &mut *entropy, &mut out);
     }
     restore(&state, keys.len(), &mut handshakes, &mut sessions);
     let (tun_rx, tun_tx) = tun.split();
@@ -99,7 +108,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
         facts,
         gauges,
     };
-    let mut event_loop = EventLoop::new(parts)?;
+    let mut event_loop = EventLoop::new(parts, entropy)?;
     tracing::info!("{name}: ready on {listen}; link udp; threads single ({reason})");
     event_loop.run(&signals)?;
     match event_loop.incomplete_set() {
@@ -176,6 +185,7 @@ fn protocol(
     private_key: veil_proto::crypto::PrivateKey,
     network_secret: NetworkSecret,
     rekey_after: Option<std::time::Duration>,
+    entropy: &mut dyn Entropy,
 ) -> (Handshakes, Sessions) {
     let settings: Vec<PeerSettings> = peers
         .into_iter()
@@ -192,5 +202,5 @@ fn protocol(
     let keys = KeyPair::from_private(private_key);
     let sessions = Sessions::new(&keys.public, &network_secret, &settings, rekey_after.map(nanos));
     let identity = Identity::new(keys, network_secret);
-    (Handshakes::new(identity, &settings, &mut SystemEntropy::new()), sessions)
+    (Handshakes::new(identity, &settings, entropy), sessions)
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use anyhow::{Context, Result};
 use veil_proto::thread_checker::ThreadChecker;
 use veil_proto::tunnel::{HandshakeOutput, Handshakes, ToHandshakes, ToSessions};
-use veil_proto::{Now, PeerId};
+use veil_proto::{Entropy, Now, PeerId};
 
 use super::poll::{Interest, Poll, Signals, Timer};
 use super::process::{Notice, Process};
@@ -23,7 +23,7 @@ use crate::control::socket::{ControlSocket, Interest as ClientInterest, Outcome,
 use crate::control::state::StateFile;
 use crate::control::status::{Facts, Gauges, snapshot};
 use crate::frame::{Bounded, Inbox, Inner, Opened, Sealed, SetName, TwoHomes, WideSet};
-use crate::host::{SystemEntropy, now};
+use crate::host::now;
 use crate::link::{LinkRx, LinkTx, SendResult};
 use crate::tun::{TunRead, TunWrite};
 
@@ -74,7 +74,7 @@ pub struct Parts<R, S, T, W> {
 /// The single-threaded event loop.
 pub struct EventLoop<R, S, T, W> {
     parts: Parts<R, S, T, W>,
-    entropy: SystemEntropy,
+    entropy: Box<dyn Entropy>,
     poll: Poll,
     timer: Timer,
     resolver: Resolver,
@@ -95,15 +95,15 @@ pub struct EventLoop<R, S, T, W> {
 }
 
 impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
-    /// A loop over `parts`, whose descriptors it watches from now on.
-    pub fn new(parts: Parts<R, S, T, W>) -> Result<Self> {
+    /// A loop over `parts`, whose descriptors it watches from now on; handshakes draw from `entropy`.
+    pub fn new(parts: Parts<R, S, T, W>, entropy: Box<dyn Entropy>) -> Result<Self> {
         let poll = Poll::new().context("cannot create an epoll instance")?;
         let timer = Timer::new().context("cannot create a timer")?;
         let resolver = Resolver::new().context("cannot create an eventfd")?;
         let handshakes_out = parts.gauges.handshakes_out.clone();
         let this = EventLoop {
             parts,
-            entropy: SystemEntropy::new(),
+            entropy,
             poll,
             timer,
             resolver,
@@ -195,7 +195,7 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
         }
         if self.next_deadline().is_some_and(|at| at <= now.mono) {
             self.parts.process.on_timer(now);
-            self.parts.handshakes.on_timer(now, &mut self.entropy, &mut self.handshake_output);
+            self.parts.handshakes.on_timer(now, &mut *self.entropy, &mut self.handshake_output);
         }
         self.handshakes(now)?;
         self.parts.process.settle(&mut self.to_link, now);
@@ -285,7 +285,7 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
     /// Carries messages between sessions and handshakes until there are none: sessions first, then their datagrams.
     fn handshakes(&mut self, now: Now) -> Result<()> {
         let (handshakes, process) = (&mut self.parts.handshakes, &mut self.parts.process);
-        let (entropy, out) = (&mut self.entropy, &mut self.handshake_output);
+        let (entropy, out) = (&mut *self.entropy, &mut self.handshake_output);
         while let Some(message) = self.to_handshakes.pop() {
             handshakes.handle(message, now, entropy, out);
         }
@@ -382,7 +382,7 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
     fn resolved(&mut self) {
         while let Some(answer) = self.resolver.next_answer() {
             let message = ToHandshakes::Resolved { peer: answer.peer, addresses: answer.addresses };
-            self.parts.handshakes.handle(message, now(), &mut self.entropy, &mut self.handshake_output);
+            self.parts.handshakes.handle(message, now(), &mut *self.entropy, &mut self.handshake_output);
         }
     }
 
