@@ -19,7 +19,7 @@ mod spoofer;
 mod sys;
 mod transfer;
 
-pub use binary::{Profile, build_veil, veil_binary};
+pub use binary::{Profile, build_program, build_veil, veil_binary};
 pub use daemon::{Daemon, Stopped};
 pub use enter::EnterGuard;
 pub use leftovers::sweep_leftovers;
@@ -29,6 +29,7 @@ pub use ping::{Ping, ping};
 pub use privileges::{is_root, privileged, require_privileges, require_program};
 pub use program::{has_program, run};
 pub use spoofer::{Heard, Spoofer};
+pub use sys::signal;
 pub use transfer::Transfer;
 
 use std::fs;
