@@ -3,6 +3,8 @@
 //! At rest nothing is in flight, so what came in equals what went out plus the drops, each of which has a name; and
 //! every frame is back in the set it was taken from.
 
+pub mod seeded;
+
 use std::thread;
 use std::time::{Duration, Instant};
 
