@@ -52,8 +52,10 @@ pub fn many_cases() -> Result<()> {
 fn command(options: &Options) -> Result<Command> {
     let profile = if options.release { Profile::Release } else { Profile::Debug };
     let veil = veil_lab::build_veil(profile)?;
+    // Always optimised: what it must not leave in memory is a matter of what the optimiser makes of it.
+    let seeded = veil_lab::build_program("veil-tests", "veil-seeded", Profile::Release)?;
     let mut cargo = crate::cargo();
-    cargo.env("VEIL_BIN", veil).args(["test", "--workspace"]);
+    cargo.env("VEIL_BIN", veil).env("VEIL_SEEDED_BIN", seeded).args(["test", "--workspace"]);
     if options.release {
         cargo.arg("--release");
     }
@@ -63,7 +65,7 @@ fn command(options: &Options) -> Result<Command> {
     if options.sudo && !veil_lab::is_root() {
         cargo.args([
             "--config",
-            r#"target."cfg(all())".runner = ["sudo", "--preserve-env=VEIL_BIN,VEIL_LONG,VEIL_PRIVILEGED"]"#,
+            r#"target."cfg(all())".runner = ["sudo", "--preserve-env=VEIL_BIN,VEIL_SEEDED_BIN,VEIL_LONG,VEIL_PRIVILEGED"]"#,
         ]);
     }
     cargo.args(&options.cargo);
