@@ -69,9 +69,13 @@ impl Child {
         Ok(())
     }
 
-    /// All it has logged.
-    pub fn log(&self) -> String {
-        fs::read_to_string(self.log.path()).unwrap_or_default()
+    /// All it has logged, be it text or not.
+    pub fn log_bytes(&self) -> Result<Vec<u8>> {
+        Ok(fs::read(self.log.path())?)
+    }
+
+    fn log(&self) -> String {
+        String::from_utf8_lossy(&self.log_bytes().unwrap_or_default()).into_owned()
     }
 
     /// Waits until it has logged this.

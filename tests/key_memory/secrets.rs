@@ -21,14 +21,19 @@ impl Secret {
         STANDARD.encode(&self.bytes)
     }
 
-    /// The secret as text, as a log or a key file would spell it.
-    pub fn spelled(&self) -> [Secret; 3] {
+    /// The secret as a log, a key file or `Debug` would spell it.
+    pub fn spelled(&self) -> [Secret; 4] {
         let hex = |upper: bool| -> String {
             let digits = |byte: &u8| if upper { format!("{byte:02X}") } else { format!("{byte:02x}") };
             self.bytes.iter().map(digits).collect()
         };
         let spell = |how, text: String| Secret::new(format!("{} in {how}", self.name), text.as_bytes());
-        [spell("base64", self.base64()), spell("hex", hex(false)), spell("upper-case hex", hex(true))]
+        [
+            spell("base64", self.base64()),
+            spell("hex", hex(false)),
+            spell("upper-case hex", hex(true)),
+            spell("decimal", format!("{:?}", self.bytes)),
+        ]
     }
 }
 
