@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use veil_lab::{Lab, Node, require_privileges, signal};
-use veil_proto::crypto::{Suite, Suites};
+use veil_proto::crypto::{PublicKey, Suite, Suites, hkdf_sha256};
 
 use crate::child::{Child, PATIENCE, program};
 use crate::other_end::{OtherEnd, Pairing, Session, StaticKey, Wire, draw};
@@ -64,6 +64,8 @@ fn scenario(suite: Suite) -> Result<()> {
         Secret::new("the caller's pre-shared key", &caller_psk),
         Secret::new("the called peer's pre-shared key", &called_psk),
         Secret::new("network secret", &network_secret),
+        receiver_key("envelope", &network_secret, &own.pair.public),
+        receiver_key("cookie", &network_secret, &own.pair.public),
     ];
 
     let lab = Lab::new("memory")?;
@@ -107,6 +109,7 @@ fn scenario(suite: Suite) -> Result<()> {
     child.expect("over")?;
     gone.extend(there);
     gone.extend(kept);
+    gone.extend(keys.iter().map(|key| receiver_key("header", &network_secret, &key.pair.public)));
     check(pid, "the daemon is done", &[], &gone)?;
     let log = child.log_bytes()?;
     let spelled: Vec<Secret> = gone.iter().flat_map(Secret::spelled).collect();
@@ -186,6 +189,15 @@ fn asked(
 
 fn keys(sessions: &[Session]) -> Vec<Secret> {
     sessions.iter().flat_map(|session| session.agreed.session.clone()).collect()
+}
+
+/// What the network secret makes of whoever receives under that key (`protocol.md`, Keys). Header keys are half as long.
+fn receiver_key(label: &str, network_secret: &[u8; 32], receiver: &PublicKey) -> Secret {
+    let mut key = [0; 32];
+    let len = if label == "header" { 16 } else { 32 };
+    let info = format!("VEIL/1 {label}");
+    hkdf_sha256(network_secret, receiver.as_bytes(), &[info.as_bytes()], &mut key[..len]);
+    Secret::new(format!("{label} key of {receiver}"), &key[..len])
 }
 
 type PeerEntry<'a> = ((&'a str, &'a str), &'a StaticKey, &'a str);
