@@ -87,6 +87,7 @@ impl<'a, W: Wire> OtherEnd<'a, W> {
             suites: Suites::only(with.suite),
             allowed_ips: Vec::new(),
             keepalive: None,
+            lease: false,
             has_endpoint: false,
         };
         let keys = KeyPair::from_private(PrivateKey::from_bytes(with.own.0.bytes));
@@ -174,7 +175,7 @@ impl<'a, W: Wire> OtherEnd<'a, W> {
         loop {
             let mut datagram = self.receive(TYPE_DATA)?;
             let header = Header::parse(&datagram).map_err(|reason| anyhow!("{reason:?}"))?;
-            ensure!(header.index == session.ends.local_index, "data in another session");
+            ensure!(header.index == session.ends.rotator.index(), "data in another session");
             let opened = session.ends.opener.open(header.counter, &mut datagram);
             if opened.map_err(|reason| anyhow!("{reason:?}"))?.0 > 0 {
                 return Ok(());

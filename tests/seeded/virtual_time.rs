@@ -55,6 +55,7 @@ impl End {
             allowed_ips: Vec::new(),
             keepalive: None,
             has_endpoint: false,
+            lease: false,
         };
         let (keys, none, mut entropy) =
             (KeyPair::from_private(private), NetworkSecret::default(), Seeded::new(seed));

@@ -1,8 +1,9 @@
 //! The sending half of a session's control stream: messages kept until the peer has them.
 //!
-//! Frames are numbered from 0. One timer runs while anything is outstanding; when it is up, the oldest frame goes again
-//! and the timeout doubles (RFC 6298, 5.4 to 5.6); only what was sent once measures the round trip (Karn). All is
-//! bounded: frames, bytes, and tries. When tries are exhausted the stream is dead, and a new session is its end.
+//! Frames are numbered from 0. One timer runs while anything is outstanding; when it is up, what the peer is not known to
+//! have goes again and the timeout doubles (RFC 6298, 5.4 to 5.6; all of it and not only the oldest, because frames are
+//! few and small, and share datagrams). Only what was sent once measures the round trip (Karn). All is bounded: frames,
+//! bytes, and tries. When tries are exhausted the stream is dead, and a new session is its end.
 
 use std::collections::VecDeque;
 
@@ -23,9 +24,9 @@ const MAX_TRIES: u32 = 6;
 pub enum Timeout {
     /// It is not up yet, or nothing is outstanding.
     NotYet,
-    /// The oldest frame is to be sent again.
-    Retransmit,
-    /// It has been sent so often that the stream is given up. Said once.
+    /// So many frames are to be sent again.
+    Retransmit(u64),
+    /// The oldest has been sent so often that the stream is given up. Said once.
     Exhausted,
 }
 
@@ -123,17 +124,15 @@ impl RetransmitBuffer {
             return Timeout::NotYet;
         }
         self.timer = None;
-        let Some(oldest) = self.frames.iter_mut().find(|frame| frame.tries > 0 && !frame.received) else {
-            return Timeout::NotYet;
-        };
-        if oldest.tries == MAX_TRIES {
+        if self.frames.iter().any(|frame| frame.tries == MAX_TRIES && !frame.received) {
             self.dead = true;
             self.frames = VecDeque::new();
             return Timeout::Exhausted;
         }
-        oldest.due = true;
+        let lost = self.frames.iter_mut().filter(|frame| frame.tries > 0 && !frame.received);
+        let count = lost.map(|frame| frame.due = true).count();
         self.rtt.back_off();
-        Timeout::Retransmit
+        Timeout::Retransmit(count as u64)
     }
 
     /// When [`on_timer`](Self::on_timer) has something to do.
@@ -171,8 +170,8 @@ mod tests {
         assert_eq!(buffer.next_due(5), Some(&[1, 0, 0, 0, 1][..]));
         assert_eq!(buffer.next_due(6), None);
         assert_eq!(buffer.on_timer(5 + SECOND - 1), Timeout::NotYet);
-        assert_eq!(buffer.on_timer(5 + SECOND), Timeout::Retransmit);
-        assert_eq!(due(&mut buffer, 5 + SECOND), [0], "the oldest alone");
+        assert_eq!(buffer.on_timer(5 + SECOND), Timeout::Retransmit(2));
+        assert_eq!(due(&mut buffer, 5 + SECOND), [0, 1]);
         assert_eq!(buffer.deadline(), 5 + SECOND + 2 * SECOND, "and the timeout has doubled");
     }
 
@@ -183,7 +182,7 @@ mod tests {
         // 0 and 2 have arrived, and 3.
         buffer.process_ack(1, 0b11, 0).unwrap();
         assert_eq!(buffer.outstanding(), 1);
-        assert_eq!(buffer.on_timer(buffer.deadline()), Timeout::Retransmit);
+        assert_eq!(buffer.on_timer(buffer.deadline()), Timeout::Retransmit(1));
         assert_eq!(due(&mut buffer, SECOND), [1]);
         buffer.process_ack(4, 0, SECOND).unwrap();
         assert_eq!((buffer.outstanding(), buffer.deadline()), (0, NEVER));
@@ -226,7 +225,7 @@ mod tests {
         loop {
             let now = buffer.deadline();
             match buffer.on_timer(now) {
-                Timeout::Retransmit => tries += due(&mut buffer, now).len(),
+                Timeout::Retransmit(_) => tries += due(&mut buffer, now).len(),
                 Timeout::Exhausted => break,
                 Timeout::NotYet => panic!("the timer was up"),
             }

@@ -159,8 +159,8 @@ impl Sessions {
         let Some(session) = self.table.get(id) else { return };
         match session.control_out.on_timer(now.mono) {
             Timeout::NotYet => {}
-            Timeout::Retransmit => {
-                self.counters.control_resent.fetch_add(1, Relaxed);
+            Timeout::Retransmit(frames) => {
+                self.counters.control_resent.fetch_add(frames, Relaxed);
                 self.owe(peer_id);
             }
             Timeout::Exhausted => {
