@@ -9,6 +9,7 @@ mod cleanup;
 mod farewell;
 mod flood;
 mod hub;
+mod lease;
 mod narrow_path;
 mod rekey;
 mod restart;

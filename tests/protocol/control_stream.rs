@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use veil_proto::DropReason;
+use veil_proto::handshake::message::TYPE_INITIATION;
 use veil_proto::mux::control::CloseReason;
 use veil_proto::mux::{Config, Message, frame};
 use veil_proto::time::{MILLISECOND, SECOND};
@@ -11,7 +12,7 @@ use veil_proto::tunnel::{Outbound, PeerEvent};
 
 use crate::checks::assert_recovers;
 use crate::end::{End, datagram};
-use crate::sim::{Link, World};
+use crate::sim::{Datagram, Link, World, address};
 
 fn talking(seed: u64) -> World {
     let mut world = World::pair(seed);
@@ -210,6 +211,55 @@ fn a_lease_of_a_former_session_does_not_replace_that_of_a_later_one() {
     world.arrive(late);
     world.run(SECOND);
     assert_eq!(leased(&mut world), None);
+}
+
+#[test]
+fn many_closes_are_one() {
+    let mut world = talking(960);
+    let mut payload = vec![0, 0, 0, 0];
+    (0..256).for_each(|_| Message::Close(CloseReason::SHUTDOWN).write(&mut payload).unwrap());
+    inject(&mut world, 0, &[(frame::CONTROL, 0, &payload)]);
+    let closed = |event: &&PeerEvent| matches!(event, PeerEvent::Closed(..));
+    assert_eq!(world.ends[1].events.iter().filter(closed).count(), 1);
+    assert_eq!(world.ends[1].sessions.counters().closed.load(Relaxed), 1);
+}
+
+#[test]
+fn a_peer_that_keeps_closing_is_asked_anew_once_a_second_at_most() {
+    let mut world = talking(961);
+    world.tap = Some(Vec::new());
+    for _ in 0..400 {
+        world.ends[0].sessions.close_all();
+        world.settle(0);
+        world.run(15 * MILLISECOND);
+        world.send(1, 0);
+        world.run(10 * MILLISECOND);
+    }
+    let from_end_1 = |datagram: &&&Datagram| datagram.from == address(1);
+    let asked = world.tapped(TYPE_INITIATION).iter().filter(from_end_1).count();
+    assert!((5..=11).contains(&asked), "{asked} times in 10 s");
+    world.run(2 * SECOND);
+    assert_recovers(&mut world, 0, 1);
+}
+
+#[test]
+fn a_peer_cannot_give_an_address_that_is_another_peers() {
+    let mut world = World::hub(962, 2);
+    let spec = world.ends[0].spec.clone();
+    world.run(0);
+    // End 1 may give end 0 leases, and its allowed IPs happen to reach over end 2's address.
+    let mut spec = spec;
+    (spec.peers[0].lease, spec.peers[0].wide) = (true, true);
+    world.ends[0] = End::new(spec, 962, 0);
+    world.send(1, 0);
+    world.run(SECOND);
+    let net = |text: &str| text.parse().unwrap();
+    let (peer, addresses) = (world.peer(1, 0), vec![net("10.8.0.3/32"), net("10.8.0.77/32")]);
+    world.ends[1].sessions.offer(peer, Config { addresses, ..Config::default() });
+    world.settle(1);
+    world.run(SECOND);
+    let got = world.ends[0].leased.take().unwrap();
+    assert_eq!(got.addresses, [net("10.8.0.77/32")]);
 }
 
 #[test]

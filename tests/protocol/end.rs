@@ -70,6 +70,8 @@ pub struct PeerSpec {
     pub keepalive: Option<u64>,
     /// It may give this end a lease.
     pub lease: bool,
+    /// Its allowed IPs are all of 10.8.0.0/24, beside its own address.
+    pub wide: bool,
 }
 
 /// What an end is made from, and made anew from when it restarts.
@@ -85,7 +87,9 @@ impl Spec {
             public_key: peer.public_key,
             psk: Psk::default(),
             suites: Suites::supported(),
-            allowed_ips: vec![IpNet::host(IpAddr::V4(inner(peer.end)))],
+            allowed_ips: std::iter::once(IpNet::host(IpAddr::V4(inner(peer.end))))
+                .chain(peer.wide.then(|| IpNet { addr: inner(0).into(), prefix: 24 }.network()))
+                .collect(),
             keepalive: peer.keepalive,
             has_endpoint: peer.endpoint.is_some(),
             lease: peer.lease,
@@ -278,7 +282,7 @@ impl End {
                 Item::Frame(frame) => {
                     let payload = &plaintext[frame.payload];
                     let taken = match frame.kind {
-                        frame::CONTROL => self.sessions.accept_control(opened, payload),
+                        frame::CONTROL => self.sessions.accept_control(opened, payload, now),
                         frame::ACK => self.sessions.accept_ack(opened, payload, now),
                         frame::PROBE => self.sessions.accept_probe(opened, payload, now),
                         _ => Err(DropReason::FrameUnknownKind),

@@ -14,6 +14,7 @@ mod hostile;
 mod inner_addresses;
 mod lifetime;
 mod low_order_keys;
+mod owed;
 mod path_mtu;
 mod random_operations;
 mod replayed_initiations;

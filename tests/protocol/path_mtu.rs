@@ -92,3 +92,18 @@ fn ordinary_loss_does_not_narrow_a_path_for_long() {
     transfer(&mut world, 10 * SECOND);
     assert_eq!(limit(&world, 0), None);
 }
+
+#[test]
+fn a_path_that_is_idle_again_is_left_alone() {
+    for widest in [None, Some(1352)] {
+        let mut world = talking(740);
+        world.ends[0].widest = widest;
+        transfer(&mut world, 30 * SECOND);
+        world.run(30 * SECOND);
+        let sent = |world: &World| world.ends[0].sessions.counters().probes_sent.load(Relaxed);
+        let before = sent(&world);
+        world.run(900 * SECOND);
+        assert!(sent(&world) <= before + 1, "{} probes", sent(&world) - before);
+        assert_eq!(world.ends[0].sessions.session_count(), 0, "nothing keeps the session alive");
+    }
+}

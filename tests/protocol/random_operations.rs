@@ -23,7 +23,7 @@ enum Operation {
     Rotate(usize),
     /// An end gives the other a lease, with a number of its own.
     Offer(usize),
-    /// An end says that it ends its session, and then goes on.
+    /// An end says that it ends its session, and does, and comes back.
     Close(usize),
     /// An end sends datagrams so large that its path is probed; above a width they are lost.
     Large(usize, Option<usize>),
@@ -97,6 +97,7 @@ fn perform(world: &mut World, operation: Operation) {
         Operation::Close(end) => {
             world.ends[end].sessions.close_all();
             world.settle(end);
+            world.restart(end);
         }
         Operation::Large(end, widest) => {
             world.ends[end].widest = widest;

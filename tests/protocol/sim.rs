@@ -84,6 +84,7 @@ fn peer_spec(end: usize) -> PeerSpec {
         endpoint: Some(address(end)),
         keepalive: None,
         lease: false,
+        wide: false,
     }
 }
 

@@ -81,6 +81,8 @@ impl Netlink {
         message.header.prefix_len = net.prefix;
         message.header.index = index;
         message.attributes.push(AddressAttribute::Local(net.addr));
+        // Without it the kernel takes the first prefix that fits (net/ipv4/devinet.c, inet_rtm_deladdr).
+        message.attributes.push(AddressAttribute::Address(net.addr));
         self.routes = None;
         match self.ask(RouteNetlinkMessage::DelAddress(message), NLM_F_ACK) {
             Err(e) if e.errno() != libc::EADDRNOTAVAIL => {
@@ -105,6 +107,16 @@ impl Netlink {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Sets the interface's MTU and nothing else.
+    pub fn set_mtu(&mut self, index: u32, mtu: u32) -> Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.push(LinkAttribute::Mtu(mtu));
+        self.ask(RouteNetlinkMessage::SetLink(message), NLM_F_ACK).map(drop).map_err(|e| {
+            e.told(&format!("cannot set the MTU of {} to {mtu}", self.name(index)), "choose another mtu")
+        })
     }
 
     /// Gives the interface an address; with it comes the kernel's route to the address's network.
@@ -136,13 +148,13 @@ impl Netlink {
         })
     }
 
-    /// Sends a destination into the interface (main table, scope link). Already there is fine; a route of another
-    /// interface to exactly this destination is an error, whatever its metric.
-    pub fn add_route(&mut self, index: u32, net: IpNet) -> Result<()> {
+    /// Sends a destination into the interface (main table, scope link). True if that made a route; already there is fine. A
+    /// route of another interface to exactly this destination is an error, whatever its metric.
+    pub fn add_route(&mut self, index: u32, net: IpNet) -> Result<bool> {
         let destination = (net.network().addr, net.prefix);
         let owners = self.owners(destination)?;
         if owners.contains(&index) {
-            return Ok(());
+            return Ok(false);
         }
         if let Some(&other) = owners.first() {
             return Err(self.taken(index, net, other));
@@ -156,13 +168,13 @@ impl Netlink {
         match self.ask(RouteNetlinkMessage::NewRoute(message), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL) {
             Ok(_) => {
                 self.routes.get_or_insert_default().entry(destination).or_default().push(index);
-                Ok(())
+                Ok(true)
             }
             Err(e) if e.errno() == libc::EEXIST => {
                 // Somebody was quicker than our copy of the table.
                 self.routes = None;
                 match self.owners(destination)?.as_slice() {
-                    owners if owners.contains(&index) => Ok(()),
+                    owners if owners.contains(&index) => Ok(false),
                     [other, ..] => Err(self.taken(index, net, *other)),
                     [] => {
                         Err(e

@@ -1,80 +1,145 @@
-//! What a peer has given this host: applied to the TUN interface, and taken back when the peer gives something else.
+//! What peers have given this host: applied to the TUN interface, and taken back when they give something else.
 //!
 //! Only peers with `lease = true` get this far, and only with what lies within their allowed IPs
-//! ([`Sessions::accept_control`](veil_proto::tunnel::Sessions::accept_control)). A lease is the whole of what the peer gives:
-//! what is not in it any more is removed. Name servers are never set, only shown in the log. What the host refuses is
-//! logged and left out; the tunnel goes on.
+//! ([`Sessions::accept_control`](veil_proto::tunnel::Sessions::accept_control)). A lease is the whole of what a peer gives:
+//! what no peer gives any more is removed, and nothing else ever is: addresses and routes that were there before stay.
+//! Name servers are never set, only shown in the log. What the host refuses is logged and left out; the tunnel goes on.
+//!
+//! Every change costs the event loop system calls, so a lease is bounded, and applied at most once in ten seconds.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 use anyhow::Result;
 use veil_proto::PeerId;
 use veil_proto::allowed_ips::IpNet;
 use veil_proto::mux::Config;
+use veil_proto::time::SECOND;
 
 use crate::netlink::Netlink;
 
 /// No interface is made narrower than IPv6 allows (RFC 8200 5).
 const MIN_MTU: u16 = 1280;
+/// Addresses, and routes, that one peer may give.
+const MAX_ENTRIES: usize = 16;
+/// Changes are so far apart, nanoseconds.
+const APART: u64 = 10 * SECOND;
 
 /// The leases in force.
 pub struct Leases {
     interface: String,
-    /// The configured MTU: a peer can only lower it.
+    /// The configured MTU: peers can only lower it.
     mtu: u16,
     held: HashMap<PeerId, Config>,
+    /// What was added here, and so may be removed here.
+    addresses: Vec<IpNet>,
+    routes: Vec<IpNet>,
+    lowered: bool,
+    changed: bool,
+    not_before: u64,
 }
 
 impl Leases {
     /// None yet, for the TUN `interface`, whose MTU is configured as `mtu`.
     pub fn new(interface: &str, mtu: u16) -> Self {
-        Leases { interface: interface.to_owned(), mtu, held: HashMap::new() }
+        Leases {
+            interface: interface.to_owned(),
+            mtu,
+            held: HashMap::new(),
+            addresses: Vec::new(),
+            routes: Vec::new(),
+            lowered: false,
+            changed: false,
+            not_before: 0,
+        }
     }
 
-    /// Puts what `peer`, called `name`, gives into force, in place of what it gave before.
-    pub fn apply(&mut self, peer: PeerId, name: &str, lease: Config) {
+    /// Notes what `peer`, called `name`, gives, in place of what it gave before; [`apply`](Self::apply) puts it into force.
+    pub fn take(&mut self, peer: PeerId, name: &str, mut lease: Config) {
+        let left_out = lease.addresses.len().saturating_sub(MAX_ENTRIES)
+            + lease.routes.len().saturating_sub(MAX_ENTRIES);
+        lease.addresses.truncate(MAX_ENTRIES);
+        lease.routes.truncate(MAX_ENTRIES);
         if self.held.get(&peer) == Some(&lease) {
             return;
         }
-        let before = self.held.remove(&peer).unwrap_or_default();
-        if let Err(error) = self.change(&before, &lease) {
-            tracing::warn!("lease from {name}: {error:#}");
-        }
-        tracing::info!("lease from {name}: {}", described(&lease));
+        tracing::info!("lease from {name}: {} ({left_out} entries too many)", described(&lease));
         self.held.insert(peer, lease);
+        self.changed = true;
     }
 
-    fn change(&self, before: &Config, lease: &Config) -> Result<()> {
+    /// When [`apply`](Self::apply) has something to do, monotonic nanoseconds.
+    pub fn deadline(&self) -> Option<u64> {
+        self.changed.then_some(self.not_before)
+    }
+
+    /// Puts into force what has changed, if its time has come. Nothing that would lead to one of `endpoints` is touched:
+    /// the tunnel would swallow its own datagrams.
+    pub fn apply(&mut self, endpoints: impl Iterator<Item = IpAddr>, now: u64) {
+        if self.deadline().is_none_or(|at| at > now) {
+            return;
+        }
+        self.changed = false;
+        self.not_before = now + APART;
+        let endpoints: Vec<IpAddr> = endpoints.collect();
+        if let Err(error) = self.change(&endpoints) {
+            tracing::warn!("leases: {error:#}");
+        }
+    }
+
+    fn change(&mut self, endpoints: &[IpAddr]) -> Result<()> {
         let mut netlink = Netlink::open()?;
         let index = netlink.link_index(&self.interface)?;
-        let warn = |result: Result<()>| {
-            if let Err(error) = result {
-                tracing::warn!("{error:#}");
-            }
+        let fit =
+            |net: &IpNet| is_ordinary(*net) && !endpoints.iter().any(|&endpoint| net.contains(endpoint));
+        let all = |of: fn(&Config) -> &[IpNet]| -> Vec<IpNet> {
+            self.held.values().flat_map(of).copied().filter(fit).collect()
         };
-        for &net in gone(&before.routes, &lease.routes) {
-            warn(netlink.remove_route(index, net));
+        let (addresses, routes) = (all(|lease| &lease.addresses), all(|lease| &lease.routes));
+        let mut refused = Vec::new();
+        let mut done = |result: Result<bool>| result.map_err(|error| refused.push(error)).unwrap_or(false);
+
+        self.routes
+            .retain(|net| routes.contains(net) || !done(netlink.remove_route(index, *net).map(|()| true)));
+        self.addresses.retain(|net| {
+            addresses.contains(net) || !done(netlink.remove_address(index, *net).map(|()| true))
+        });
+        let mtu = self.held.values().filter_map(|lease| lease.mtu).min();
+        if mtu.is_some() || self.lowered {
+            let mtu = mtu.unwrap_or(self.mtu).clamp(MIN_MTU.min(self.mtu), self.mtu);
+            self.lowered = mtu < self.mtu;
+            done(netlink.set_mtu(index, mtu.into()).map(|()| true));
         }
-        for &net in gone(&before.addresses, &lease.addresses) {
-            warn(netlink.remove_address(index, net));
+        for net in addresses {
+            if !self.addresses.contains(&net) && done(netlink.add_address(index, net).map(|()| true)) {
+                self.addresses.push(net);
+            }
         }
-        if let Some(mtu) = lease.mtu.or(before.mtu.map(|_| self.mtu)) {
-            warn(netlink.set_link_up_mtu(index, mtu.clamp(MIN_MTU, self.mtu).into()));
+        for net in routes {
+            if !self.routes.contains(&net) && done(netlink.add_route(index, net)) {
+                self.routes.push(net);
+            }
         }
-        for &net in gone(&lease.addresses, &before.addresses) {
-            warn(netlink.add_address(index, net));
-        }
-        // A default route is the operator's to set, as with allowed IPs.
-        for &net in gone(&lease.routes, &before.routes).filter(|net| net.prefix > 0) {
-            warn(netlink.add_route(index, net));
+        if let Some(first) = refused.first() {
+            tracing::warn!("leases: {} of the entries refused, the first: {first:#}", refused.len());
         }
         Ok(())
     }
 }
 
-/// What is in `these` and not in `those`.
-fn gone<'a>(these: &'a [IpNet], those: &'a [IpNet]) -> impl Iterator<Item = &'a IpNet> {
-    these.iter().filter(|net| !those.contains(net))
+/// Whether a network can be given at all: no default route (as with allowed IPs, that is the operator's to set), nothing
+/// that stays on the host or the wire.
+fn is_ordinary(net: IpNet) -> bool {
+    let special: [IpNet; 7] = [
+        IpNet { addr: [127, 0, 0, 0].into(), prefix: 8 },
+        IpNet { addr: [169, 254, 0, 0].into(), prefix: 16 },
+        IpNet { addr: [224, 0, 0, 0].into(), prefix: 3 },
+        IpNet { addr: [0, 0, 0, 0].into(), prefix: 8 },
+        IpNet { addr: [0u16, 0, 0, 0, 0, 0, 0, 0].into(), prefix: 127 },
+        IpNet { addr: [0xfe80u16, 0, 0, 0, 0, 0, 0, 0].into(), prefix: 10 },
+        IpNet { addr: [0xff00u16, 0, 0, 0, 0, 0, 0, 0].into(), prefix: 8 },
+    ];
+    net.prefix > 0 && !special.iter().any(|other| other.covers(net) || net.covers(*other))
 }
 
 fn described(lease: &Config) -> String {
@@ -98,9 +163,12 @@ fn described(lease: &Config) -> String {
 mod tests {
     use super::*;
 
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
     #[test]
     fn a_lease_is_described_in_a_line() {
-        let net = |text: &str| text.parse().unwrap();
         let lease = Config {
             addresses: vec![net("10.8.0.7/24"), net("fd08::7/64")],
             routes: vec![net("192.168.7.0/24")],
@@ -112,5 +180,44 @@ mod tests {
                     mtu 1400; keepalive 25 s";
         assert_eq!(described(&lease), text);
         assert_eq!(described(&Config::default()), "nothing");
+    }
+
+    #[test]
+    fn what_is_not_a_peers_to_give_is_never_given() {
+        for text in [
+            "0.0.0.0/0",
+            "::/0",
+            "127.0.0.1/32",
+            "0.0.0.0/1",
+            "128.0.0.0/1",
+            "224.0.0.5/32",
+            "::1/128",
+            "fe80::1/64",
+            "ff02::1/128",
+            "169.254.1.1/32",
+        ] {
+            assert!(!is_ordinary(net(text)), "{text}");
+        }
+        for text in ["10.0.0.0/8", "10.8.0.7/24", "fd08::7/64", "192.168.0.0/16", "2001:db8::/32"] {
+            assert!(is_ordinary(net(text)), "{text}");
+        }
+    }
+
+    #[test]
+    fn changes_are_bounded_and_far_apart() {
+        let mut leases = Leases::new("no-such-if", 1416);
+        assert_eq!(leases.deadline(), None);
+        let many =
+            Config { routes: (0..40).map(|n| net(&format!("10.9.{n}.0/24"))).collect(), ..Config::default() };
+        leases.take(PeerId(0), "hub", many);
+        assert_eq!(leases.held[&PeerId(0)].routes.len(), MAX_ENTRIES);
+        assert_eq!(leases.deadline(), Some(0));
+        leases.apply(std::iter::empty(), SECOND);
+        assert_eq!(leases.deadline(), None);
+        leases.take(PeerId(0), "hub", Config::default());
+        assert_eq!(leases.deadline(), Some(SECOND + APART));
+        leases.take(PeerId(0), "hub", Config::default());
+        leases.apply(std::iter::empty(), SECOND + APART - 1);
+        assert!(leases.deadline().is_some(), "not yet");
     }
 }

@@ -151,7 +151,9 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
             self.timer.set(self.next_deadline()).context("cannot set the timer")?;
             self.look(!busy)?;
         }
-        self.say_goodbye()?;
+        if let Err(error) = self.say_goodbye() {
+            tracing::warn!("saying goodbye to peers: {error:#}");
+        }
         self.parts.link_tx.abandon(self.parts.process.transmit_set());
         for peer in (0..self.parts.endpoints.len() as u32).map(PeerId) {
             self.store_endpoint(peer);
@@ -196,6 +198,7 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
         if self.next_deadline().is_some_and(|at| at <= now.mono) {
             self.parts.process.on_timer(now);
             self.parts.handshakes.on_timer(now, &mut *self.entropy, &mut self.handshake_output);
+            self.apply_leases(now);
         }
         self.handshakes(now)?;
         self.parts.process.settle(&mut self.to_link, now);
@@ -213,9 +216,19 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
                 Notice::Closed(peer) => {
                     tracing::info!("{} has ended its session", parts.facts.peer_name(peer))
                 }
-                Notice::Leased(peer, lease) => parts.leases.apply(peer, parts.facts.peer_name(peer), lease),
+                Notice::Leased(peer, lease) => parts.leases.take(peer, parts.facts.peer_name(peer), lease),
             }
         }
+    }
+
+    /// Puts into force what peers have given this host, but nothing that would lead to a peer itself.
+    fn apply_leases(&mut self, now: Now) {
+        let parts = &mut self.parts;
+        let peers = (0..parts.endpoints.len() as u32).map(PeerId);
+        let current = peers.filter_map(|peer| parts.process.sessions().status(peer)?.endpoint);
+        let configured = parts.endpoints.iter().flatten().filter_map(Endpoint::ip);
+        let endpoints = current.map(|path| path.remote().ip()).chain(configured);
+        parts.leases.apply(endpoints, now.mono);
     }
 
     /// What this host has said about a path's MTU is taken at its word; an ICMP message only makes the kernel say it.
@@ -345,7 +358,9 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
     }
 
     fn next_deadline(&self) -> Option<u64> {
-        let deadlines = [self.parts.process.next_deadline(), self.parts.handshakes.next_deadline()];
+        let parts = &self.parts;
+        let deadlines =
+            [parts.process.next_deadline(), parts.handshakes.next_deadline(), parts.leases.deadline()];
         deadlines.into_iter().flatten().min()
     }
 

@@ -150,6 +150,8 @@ pub struct TransportSession {
     pub control_out: RetransmitBuffer,
     /// Control frames of the peer's.
     pub control_in: ControlReceiver,
+    /// What still matters has been said in its control stream.
+    pub introduced: bool,
     /// The peer is owed an acknowledgement.
     pub ack_due: bool,
     checker: ThreadChecker,
@@ -178,6 +180,7 @@ impl TransportSession {
             reassembly: FragmentReassembly::default(),
             control_out: RetransmitBuffer::default(),
             control_in: ControlReceiver::default(),
+            introduced: false,
             ack_due: false,
             checker,
         }

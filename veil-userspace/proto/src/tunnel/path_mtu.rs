@@ -33,16 +33,17 @@ pub struct Request {
     pub size: usize,
 }
 
-/// One size under test.
+/// One size under test: tries of a large probe, each with a small one that goes with it.
 struct Probe {
     size: usize,
-    /// The tokens of the latest large probe and of the small one that goes with it.
+    /// The first try's token. The tries' are even steps from it, the token of the small probe is the next to its try's.
+    first: u32,
     token: u32,
-    companion: u32,
     due: bool,
-    companion_due: bool,
+    small_due: bool,
+    first_sent_at: u64,
     sent_at: u64,
-    /// When the latest counts as lost; never, before it was sent.
+    /// When the latest try counts as lost; never, before it was sent.
     deadline: u64,
     lost: u8,
     /// A small probe came through: the path lives.
@@ -69,6 +70,8 @@ pub struct PathMtu {
     /// How long to wait for a reply, once a round trip was measured.
     wait: Option<u64>,
     black_holes: u64,
+    /// The next large datagram to be sealed is a probe, which is no use of its size.
+    probing: bool,
 }
 
 impl PathMtu {
@@ -87,6 +90,7 @@ impl PathMtu {
             next_token: 0,
             wait: None,
             black_holes: 0,
+            probing: false,
         }
     }
 
@@ -109,11 +113,11 @@ impl PathMtu {
     /// A datagram of `len` bytes goes out. True if the deadline may have come nearer.
     #[inline]
     pub fn sent(&mut self, len: usize) -> bool {
-        let larger = len > self.in_use && len > self.floor;
-        if larger {
-            self.in_use = len;
+        if len <= self.in_use.max(self.floor) || std::mem::take(&mut self.probing) {
+            return false;
         }
-        larger
+        self.in_use = len;
+        true
     }
 
     /// A datagram of `len` bytes would have gone out, were it not for the limit. True if the deadline may have come nearer.
@@ -128,7 +132,8 @@ impl PathMtu {
     /// This host says that the path takes no IP packet larger than `mtu` bytes (RFC 1191, RFC 8201).
     pub fn told(&mut self, mtu: u32, ipv4: bool, now: u64) {
         let told = (mtu as usize).max(FLOOR) - headers(ipv4);
-        self.lower(self.limit.map_or(told, |limit| limit.min(told)), told, now);
+        let known = self.limit.unwrap_or(usize::MAX);
+        self.lower(known.min(told), self.ceiling.min(told), now);
         self.probe.take_if(|probe| probe.size > told);
     }
 
@@ -153,7 +158,8 @@ impl PathMtu {
     /// Does what is due: gives up what is lost, begins the next probe.
     pub fn on_timer(&mut self, now: u64) {
         if self.forget_at <= now {
-            (self.ceiling, self.halving, self.forget_at) = (usize::MAX, false, NEVER);
+            // The next packet that is too large for the limit begins another search.
+            (self.ceiling, self.halving, self.forget_at, self.wanted) = (usize::MAX, false, NEVER, 0);
         }
         match self.probe.take() {
             Some(probe) if probe.deadline > now => self.probe = Some(probe),
@@ -173,21 +179,33 @@ impl PathMtu {
         let token = self.next_token;
         self.next_token = token.wrapping_add(2);
         // The small one is needed only to tell a narrow path from a dead one, and to measure the first round trip.
-        let companion_due = !heard && (lost > 0 || self.wait.is_none());
-        let companion = token.wrapping_add(1);
-        let (sent_at, deadline) = (NEVER, NEVER);
-        Probe { size, token, companion, due: true, companion_due, sent_at, deadline, lost, heard }
+        let small_due = !heard && (lost > 0 || self.wait.is_none());
+        let [first_sent_at, sent_at, deadline] = [NEVER; 3];
+        Probe {
+            size,
+            first: token,
+            token,
+            due: true,
+            small_due,
+            first_sent_at,
+            sent_at,
+            deadline,
+            lost,
+            heard,
+        }
     }
 
     fn lost(&mut self, probe: Probe, now: u64) {
-        let Probe { size, heard, .. } = probe;
+        let Probe { size, heard, first, first_sent_at, .. } = probe;
         let lost = probe.lost + 1;
         if lost < MAX_PROBES {
-            return self.probe = Some(self.another(size, lost, heard));
+            let next = self.another(size, lost, heard);
+            return self.probe = Some(Probe { first, first_sent_at, ..next });
         }
         self.next_at = now + CONFIRM_EVERY;
         if !heard {
-            // Nothing comes through at all: that says nothing about sizes.
+            // Nothing comes through at all, or takes longer: that says nothing about sizes.
+            self.wait = self.wait.map(|wait| (2 * wait).min(MAX_WAIT));
             return;
         }
         self.next_at = now;
@@ -210,27 +228,34 @@ impl PathMtu {
         let probe = self.probe.as_mut()?;
         if std::mem::take(&mut probe.due) {
             (probe.sent_at, probe.deadline) = (now, now + wait);
+            probe.first_sent_at = probe.first_sent_at.min(now);
+            self.probing = true;
             return Some(Request { token: probe.token, size: probe.size });
         }
-        std::mem::take(&mut probe.companion_due).then_some(Request { token: probe.companion, size: 0 })
+        let small = Request { token: probe.token.wrapping_add(1), size: 0 };
+        std::mem::take(&mut probe.small_due).then_some(small)
     }
 
     /// A reply came. False if it answers nothing that was asked lately; a late one is no news, but no mistake.
     pub fn reply(&mut self, token: u32, now: u64) -> bool {
         let is_late = (1..=LATE).contains(&self.next_token.wrapping_sub(token));
         let Some(probe) = self.probe.as_mut() else { return is_late };
-        let waited = now.saturating_sub(probe.sent_at);
-        if token == probe.companion && !probe.companion_due {
-            let wait = (3 * waited).clamp(MIN_WAIT, MAX_WAIT);
-            self.wait = Some(wait);
+        // A reply to an earlier try says the same about the path; it took no longer than since the first.
+        let since_first = token.wrapping_sub(probe.first);
+        let small = since_first % 2 == 1;
+        let is_latest = since_first / 2 == probe.token.wrapping_sub(probe.first) / 2;
+        let not_sent = is_latest && if small { probe.small_due } else { probe.due };
+        if since_first > probe.token.wrapping_sub(probe.first) + 1 || not_sent {
+            return is_late;
+        }
+        let sent_at = if is_latest { probe.sent_at } else { probe.first_sent_at };
+        let wait = (3 * now.saturating_sub(sent_at)).clamp(MIN_WAIT, MAX_WAIT);
+        self.wait = Some(wait);
+        if small {
             probe.heard = true;
             probe.deadline = probe.deadline.min(probe.sent_at.saturating_add(wait)).max(now);
             return true;
         }
-        if token != probe.token || probe.due {
-            return is_late;
-        }
-        self.wait = Some((3 * waited).clamp(MIN_WAIT, MAX_WAIT));
         let size = probe.size;
         self.probe = None;
         self.next_at = now + CONFIRM_EVERY;
@@ -301,6 +326,8 @@ mod tests {
             loop {
                 while let Some(request) = self.path.next_request(self.now) {
                     self.probed.push(request.size);
+                    // It is sealed as every datagram is.
+                    self.path.sent(request.size);
                     if request.size <= self.mtu {
                         self.replies.push((self.now + self.rtt, request.token));
                     }
@@ -396,6 +423,32 @@ mod tests {
     }
 
     #[test]
+    fn a_path_that_is_idle_again_is_not_probed_any_more() {
+        for mtu in [1452, 1352] {
+            let mut wire = Wire::new(mtu);
+            wire.send(1452, 30 * SECOND);
+            wire.run(SECOND);
+            let probes = wire.probed.len();
+            wire.run(3600 * SECOND);
+            assert!(wire.probed.len() <= probes + 1, "{} more", wire.probed.len() - probes);
+            assert_eq!(wire.path.deadline(), NEVER);
+        }
+    }
+
+    #[test]
+    fn round_trips_that_grow_hide_no_black_hole() {
+        let mut wire = Wire::new(1452);
+        wire.send(1452, 5 * SECOND);
+        wire.rtt = 250 * MILLISECOND;
+        wire.send(1452, 5 * SECOND);
+        assert_eq!(wire.path.black_holes(), 0);
+        wire.mtu = 1352;
+        let gap = wire.send(1452, 60 * SECOND);
+        assert!(gap < 3 * SECOND, "{} ms", gap / MILLISECOND);
+        assert_eq!(wire.path.black_holes(), 1);
+    }
+
+    #[test]
     fn a_dead_path_says_nothing_about_sizes() {
         let mut wire = Wire::new(1452);
         wire.send(1452, 2 * SECOND);
@@ -425,6 +478,8 @@ mod tests {
         assert_eq!(path.limit(), Some(V4_FLOOR), "no lower than the floor");
         path.told(1400, true, SECOND);
         assert_eq!(path.limit(), Some(V4_FLOOR), "and not up again by being told a higher one");
+        path.on_timer(SECOND + BELIEVED);
+        path.squeezed(1452);
         path.on_timer(SECOND + BELIEVED);
         assert_eq!(path.next_request(SECOND + BELIEVED).map(|r| r.size), Some(1452), "until it is forgotten");
     }

@@ -165,6 +165,9 @@ struct Peer {
     slots: Slots,
     last_number: u64,
     request: Option<u64>,
+    /// No session is asked for before this time; whether one was wanted meanwhile.
+    quiet_until: u64,
+    wanted: bool,
     /// Where the peer was when `request` was made.
     asked_at: Option<Path>,
     keepalive_every: Option<u64>,
@@ -187,7 +190,8 @@ impl Peer {
     }
 
     fn next_timer(&self) -> u64 {
-        let timers = [self.keepalive_at, self.unanswered_at, self.persistent_at, self.expire_at];
+        let wanted_at = if self.wanted { self.quiet_until } else { NEVER };
+        let timers = [self.keepalive_at, self.unanswered_at, self.persistent_at, self.expire_at, wanted_at];
         timers.into_iter().fold(self.path_mtu.deadline(), u64::min)
     }
 }
@@ -247,6 +251,8 @@ impl Sessions {
                 slots: Slots::default(),
                 last_number: 0,
                 request: None,
+                quiet_until: 0,
+                wanted: false,
                 asked_at: None,
                 keepalive_every: settings.keepalive,
                 flagged: false,

@@ -200,7 +200,7 @@ impl Process {
             }
             CONTROL => {
                 let payload = plaintext.get(frame.payload)?;
-                (self.sessions.accept_control(from, payload), &self.counters.control)
+                (self.sessions.accept_control(from, payload, now), &self.counters.control)
             }
             ACK => {
                 let payload = plaintext.get(frame.payload)?;

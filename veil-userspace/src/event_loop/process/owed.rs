@@ -25,6 +25,10 @@ impl Process {
             let Some(path) = self.sessions.way_to(peer, now) else { continue };
             self.send_control(peer, path, to_link, now);
             self.send_probes(peer, path, to_link, now);
+            if !self.has_room(to_link) {
+                // There may be more: nothing that is owed is forgotten for want of room.
+                self.sessions.owe(peer);
+            }
         }
     }
 

@@ -17,14 +17,19 @@ use crate::time::SECOND;
 use crate::timers::NEVER;
 use crate::{DropReason, Now, PeerId};
 
+/// A peer that has ended its session is asked for another no sooner than this: it would cost both ends curve work, as often
+/// as it likes to say so.
+const QUIET: u64 = SECOND;
+
 impl Sessions {
     /// Takes a CONTROL frame's payload in and applies every message that is in order now.
     ///
-    /// Config is applied only where the peer may lease to us: addresses and routes outside its allowed IPs are left out.
+    /// Config is applied only where the peer may lease to us: addresses and routes outside its allowed IPs are left out, and
+    /// addresses that belong to another peer.
     ///
     /// # Errors
     /// Why the frame was refused; the caller counts it. Nothing has changed then.
-    pub fn accept_control(&mut self, from: Opened, payload: &[u8]) -> Result<(), DropReason> {
+    pub fn accept_control(&mut self, from: Opened, payload: &[u8], now: Now) -> Result<(), DropReason> {
         let messages = payload.get(SEQUENCE_LEN..).ok_or(DropReason::FrameMalformed)?;
         read_messages(messages)?;
         let session = self.table.get(from.session).ok_or(DropReason::UnknownIndex)?;
@@ -34,17 +39,21 @@ impl Sessions {
             self.owe(from.peer);
         }
         for message in in_order.iter().flat_map(|frame| read_messages(frame)).flatten() {
-            self.apply(from, message);
+            // What comes after a Close comes in no session.
+            if self.table.get(from.session).is_none() {
+                break;
+            }
+            self.apply(from, message, now);
         }
         Ok(())
     }
 
-    fn apply(&mut self, from: Opened, message: Message) {
+    fn apply(&mut self, from: Opened, message: Message, now: Now) {
         let applied = match message {
             Message::NewIndex { old, new } => {
                 self.table.get(from.session).is_some_and(|session| session.sealer.redirect(old, new))
             }
-            Message::Close(reason) => self.closed(from, reason),
+            Message::Close(reason) => self.closed(from, reason, now),
             Message::Config(config) => self.leased(from, config),
             Message::Unknown(_) => false,
         };
@@ -54,16 +63,17 @@ impl Sessions {
     }
 
     /// The peer is done with this session, and so are we.
-    fn closed(&mut self, from: Opened, reason: CloseReason) -> bool {
+    fn closed(&mut self, from: Opened, reason: CloseReason, now: Now) -> bool {
         let Some(peer) = self.peers.get_mut(from.peer.index()) else { return false };
         if peer.slots.current() == Some(from.session) {
             (peer.unanswered_at, peer.keepalive_at) = (NEVER, NEVER);
             peer.flagged = false;
+            peer.quiet_until = now.mono + QUIET;
+            self.events.push_back(PeerEvent::Closed(from.peer, reason));
         }
         peer.slots.remove(from.session);
         self.wipe(from.session);
         self.counters.closed.fetch_add(1, Relaxed);
-        self.events.push_back(PeerEvent::Closed(from.peer, reason));
         true
     }
 
@@ -77,17 +87,19 @@ impl Sessions {
             return false;
         }
         peer.leased_in = created;
+        config.addresses.retain(|net| self.allowed_ips.lookup(net.addr) == Some(peer_id));
         // An address brings a route to its whole network, so all of that has to be the peer's to give.
         let own = |net: &IpNet| peer.lease_within.iter().any(|allowed| allowed.covers(*net));
         config.addresses.retain(own);
         config.routes.retain(own);
-        if let Some(seconds) = config.keepalive {
-            peer.keepalive_every = (seconds > 0).then_some(u64::from(seconds) * SECOND);
-            peer.persistent_at = if seconds > 0 { 0 } else { NEVER };
+        if let Some(seconds) = config.keepalive.filter(|&seconds| seconds > 0) {
+            peer.keepalive_every = Some(u64::from(seconds) * SECOND);
+            peer.persistent_at = 0;
             self.deadlines.no_later_than(peer_id.0, peer.persistent_at);
         }
-        peer.lease = Some(config);
-        self.events.push_back(PeerEvent::Leased(peer_id));
+        if peer.lease.replace(config).is_none() {
+            self.events.push_back(PeerEvent::Leased(peer_id));
+        }
         true
     }
 
@@ -105,10 +117,12 @@ impl Sessions {
         }
     }
 
-    /// `id` seals from now on: what still matters is said in its stream.
+    /// `id` seals from now on: what still matters is said in its stream, once.
     pub(super) fn became_current(&mut self, peer_id: PeerId, id: SessionId) {
         self.stock_up();
-        self.say_again(peer_id, id);
+        if self.table.get(id).is_some_and(|session| !std::mem::replace(&mut session.introduced, true)) {
+            self.say_again(peer_id, id);
+        }
         self.watch_session(id);
         self.owe(peer_id);
     }
@@ -140,7 +154,7 @@ impl Sessions {
         }
     }
 
-    /// Takes an ACK frame's payload in. One that came under another session than the current says nothing about any.
+    /// Takes an ACK frame's payload in: it speaks of the session it came in.
     ///
     /// # Errors
     /// [`DropReason::FrameMalformed`], also for an acknowledgement of what was never sent.
@@ -180,7 +194,8 @@ impl Sessions {
         Some(peer_id)
     }
 
-    pub(super) fn owe(&mut self, peer_id: PeerId) {
+    /// Something is owed to the peer, or still is.
+    pub fn owe(&mut self, peer_id: PeerId) {
         if let Some(peer) = self.peers.get_mut(peer_id.index())
             && !std::mem::replace(&mut peer.owing, true)
         {

@@ -31,7 +31,7 @@ impl Sessions {
 
     /// Looks whether `peer` can be sent to, and starts the handshake that is needed or due.
     pub fn begin(&mut self, peer_id: PeerId, now: Now) -> Outbound {
-        let Some(peer) = self.peers.get(peer_id.index()) else { return Outbound::NoEndpoint };
+        let Some(peer) = self.peers.get_mut(peer_id.index()) else { return Outbound::NoEndpoint };
         let current = peer.slots.current().and_then(|id| self.table.get(id));
         let usable = current.filter(|s| s.expires() > now.mono && !s.sealer.exhausted());
         if let (Some(session), Some(path)) = (usable, peer.path) {
@@ -45,7 +45,12 @@ impl Sessions {
         if !peer.has_endpoint && peer.path.is_none() {
             return Outbound::NoEndpoint;
         }
-        self.request(peer_id);
+        if peer.quiet_until > now.mono {
+            peer.wanted = true;
+            self.deadlines.no_later_than(peer_id.0, peer.quiet_until);
+        } else {
+            self.request(peer_id);
+        }
         Outbound::Wait
     }
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Opened, Peer, Sessions};
+use super::{Opened, Sessions};
 use crate::session::MIN_DATAGRAM;
 use crate::{DropReason, Now, PeerId};
 
@@ -47,9 +47,11 @@ impl Sessions {
     /// This host has said that the way to `remote` takes no IP packet larger than `mtu` bytes (RFC 1191, RFC 8201).
     pub fn path_mtu(&mut self, remote: IpAddr, mtu: u32, now: Now) {
         let remote = remote.to_canonical();
-        let goes_there = |peer: &&mut Peer| peer.path.is_some_and(|path| path.remote().ip() == remote);
-        for peer in self.peers.iter_mut().filter(goes_there) {
-            peer.path_mtu.told(mtu, remote.is_ipv4(), now.mono);
+        for (n, peer) in (0..).zip(&mut self.peers) {
+            if peer.path.is_some_and(|path| path.remote().ip() == remote) {
+                peer.path_mtu.told(mtu, remote.is_ipv4(), now.mono);
+                self.deadlines.no_later_than(n, peer.path_mtu.deadline());
+            }
         }
     }
 

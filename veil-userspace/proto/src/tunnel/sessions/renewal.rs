@@ -122,11 +122,15 @@ impl Sessions {
             if unanswered {
                 peer.unanswered_at = NEVER;
             }
+            let wanted = peer.wanted && peer.quiet_until <= now.mono;
+            if wanted {
+                peer.wanted = false;
+            }
             if persistent {
                 peer.persistent_at = peer.keepalive_every.map_or(NEVER, |every| now.mono + every);
             }
             self.deadlines.no_later_than(owner, peer.next_timer().min(sessions_at));
-            if unanswered {
+            if unanswered || wanted {
                 self.request(peer_id);
             }
             if (keepalive || persistent) && matches!(self.begin(peer_id, now), Outbound::Ready(_)) {

@@ -1,0 +1,81 @@
+//! What a peer gives this host is put on the tunnel's interface, and taken off again; what was there before stays.
+
+use std::net::IpAddr;
+
+use anyhow::{Result, ensure};
+use veil_lab::{Lab, Namespace, require_privileges};
+use veil_proto::PeerId;
+use veil_proto::allowed_ips::IpNet;
+use veil_proto::mux::Config;
+use veil_proto::time::SECOND;
+use veil_userspace::control::lease::Leases;
+
+/// Far enough apart for each change to be put into force.
+const STEP: u64 = 60 * SECOND;
+
+fn nets(texts: &[&str]) -> Vec<IpNet> {
+    texts.iter().map(|text| text.parse().expect("a network")).collect()
+}
+
+struct Host {
+    namespace: Namespace,
+    leases: Leases,
+    now: u64,
+}
+
+impl Host {
+    fn give(&mut self, peer: u32, addresses: &[&str], routes: &[&str], mtu: Option<u16>) -> Result<String> {
+        let lease = Config { addresses: nets(addresses), routes: nets(routes), mtu, ..Config::default() };
+        self.now += STEP;
+        let _inside = self.namespace.enter()?;
+        self.leases.take(PeerId(peer), "peer", lease);
+        self.leases.apply(std::iter::once(IpAddr::from([203, 0, 113, 7])), self.now);
+        let shown = [
+            self.namespace.exec(["ip", "-brief", "address", "show", "dev", "tun0"])?,
+            self.namespace.exec(["ip", "route", "show"])?,
+            self.namespace.exec(["ip", "link", "show", "dev", "tun0"])?,
+        ];
+        Ok(shown.join("\n"))
+    }
+}
+
+#[test]
+fn leases_come_and_go_and_touch_nothing_else() -> Result<()> {
+    if !require_privileges("leases_come_and_go_and_touch_nothing_else") {
+        return Ok(());
+    }
+    let lab = Lab::new("lease")?;
+    let (namespace, other) = (lab.namespace("h")?, lab.namespace("o")?);
+    lab.veth(&namespace, "tun0", &other, "eth0")?;
+    namespace.address("tun0", "10.8.0.2/24")?;
+    namespace.exec(["ip", "route", "add", "default", "dev", "tun0"])?;
+    namespace.exec(["ip", "route", "add", "10.70.0.0/16", "dev", "tun0"])?;
+    let mut host = Host { namespace, leases: Leases::new("tun0", 1416), now: 0 };
+
+    // Given: an address, one that is there already, the operator's own route, the default route, and a peer's whereabouts.
+    let routes = ["10.60.0.0/16", "10.70.0.0/16", "0.0.0.0/0", "203.0.113.0/24", "127.0.0.0/8"];
+    let shown = host.give(0, &["10.9.0.7/32", "10.8.0.2/24", "10.8.0.2/32"], &routes, Some(1300))?;
+    for wanted in ["10.9.0.7/32", "10.8.0.2/24", "10.60.0.0/16", "mtu 1300"] {
+        ensure!(shown.contains(wanted), "no {wanted}:\n{shown}");
+    }
+    ensure!(!shown.contains("203.0.113.0/24") && !shown.contains("127.0.0.0/8"), "{shown}");
+
+    // A second peer gives one of the same, and less room.
+    let shown = host.give(1, &["10.9.0.7/32"], &[], Some(1290))?;
+    ensure!(shown.contains("mtu 1290"), "{shown}");
+    let shown = host.give(0, &[], &[], Some(1400))?;
+    ensure!(
+        shown.contains("10.9.0.7/32") && shown.contains("mtu 1290"),
+        "the second peer gives it still:\n{shown}"
+    );
+    ensure!(!shown.contains("10.60.0.0/16"), "nobody gives it any more:\n{shown}");
+
+    let shown = host.give(1, &[], &[], None)?;
+    ensure!(!shown.contains("10.9.0.7"), "{shown}");
+    for own in ["10.8.0.2/24", "default", "10.70.0.0/16", "mtu 1400"] {
+        ensure!(shown.contains(own), "the operator's own {own} is gone:\n{shown}");
+    }
+    let shown = host.give(0, &[], &[], None)?;
+    ensure!(shown.contains("mtu 1416"), "{shown}");
+    Ok(())
+}
