@@ -5,12 +5,14 @@
 //! [`end::End::receive`] and every packet through [`sim::World::settle`], which asserts that each comes at most once,
 //! whole and to the right end; no world is dropped without [`sim::World::check_conservation`].
 
+mod agreement;
 mod checks;
 mod control_stream;
 mod crossing;
 mod end;
 mod handshake_and_data;
 mod hostile;
+mod hostile_peer;
 mod inner_addresses;
 mod lifetime;
 mod low_order_keys;
@@ -21,5 +23,6 @@ mod replayed_initiations;
 mod restart;
 mod roaming;
 mod rotation;
+mod secrets;
 mod sim;
 mod timers;
