@@ -203,3 +203,51 @@ impl TransportSession {
         self.created.saturating_add(REJECT_AFTER)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::{NetworkSecret, PublicKey};
+
+    /// Uses a key up in the largest datagrams there are.
+    fn use_up(budget: &mut Budget) {
+        while !budget.exhausted() {
+            budget.charge(usize::from(u16::MAX));
+        }
+    }
+
+    fn pair() -> (Sealer, Opener) {
+        let key = || AeadKey::new(Suite::Aes256Gcm, &[7; 32]);
+        let header = HeaderKey::derive(&PublicKey([1; 32]), &NetworkSecret::default());
+        (Sealer::new(key(), 5, header), Opener::new(key()))
+    }
+
+    #[test]
+    fn a_key_that_is_used_up_seals_nothing_and_the_datagram_is_unchanged() {
+        let (mut sealer, _) = pair();
+        let mut datagram = [9; MIN_DATAGRAM + 20];
+        assert_eq!(sealer.seal(&mut datagram), Ok(()));
+        use_up(&mut sealer.budget);
+        assert!(sealer.exhausted() && sealer.must_rekey());
+        let before = datagram;
+        assert_eq!(sealer.seal(&mut datagram), Err(Exhausted));
+        assert_eq!((datagram, sealer.counter), (before, 1));
+    }
+
+    #[test]
+    fn a_key_that_is_used_up_opens_nothing_and_the_window_has_not_moved() {
+        let (mut sealer, mut opener) = pair();
+        let header = sealer.receiver_header.clone();
+        let mut sealed = || {
+            let mut datagram = [9; MIN_DATAGRAM + 20];
+            sealer.seal(&mut datagram).expect("a fresh key");
+            header.mask(&mut datagram);
+            datagram
+        };
+        assert_eq!(opener.open(0, &mut sealed()), Ok((20, true)));
+        use_up(&mut opener.budget);
+        assert!(opener.must_rekey());
+        assert_eq!(opener.open(1, &mut sealed()), Err(DropReason::SessionExpired));
+        assert_eq!(opener.window.highest(), Some(0));
+    }
+}
