@@ -17,6 +17,7 @@ mod inner_addresses;
 mod lifetime;
 mod low_order_keys;
 mod owed;
+mod page;
 mod path_mtu;
 mod random_operations;
 mod replayed_initiations;
