@@ -18,6 +18,8 @@ use veil_proto::crypto::{NetworkSecret, PrivateKey, Psk, PublicKey, Suite};
 
 /// The tunnel MTU that fits the outer headers of IPv4 and IPv6 into 1500 bytes with room for the mux.
 const DEFAULT_MTU: u16 = 1416;
+/// The same when every peer has an IPv4 endpoint.
+const DEFAULT_MTU_V4: u16 = 1436;
 const DEFAULT_LISTEN: &str = "[::]:4433";
 const DEFAULT_NAME: &str = "veil0";
 
@@ -77,13 +79,21 @@ pub fn config(raw: Raw, source: &Source) -> Result<Config> {
         private_key,
         listen: listen(interface.listen.as_ref(), source)?,
         addresses: addresses(&interface.addresses, source)?,
-        mtu: number(interface.mtu.as_ref(), "mtu", 1280..=9000, "bytes", source)?.unwrap_or(DEFAULT_MTU),
+        mtu: number(interface.mtu.as_ref(), "mtu", 1280..=9000, "bytes", source)?
+            .unwrap_or_else(|| default_mtu(&peers)),
         network_secret,
         link,
         rekey_after: rekey_after.map(|seconds: u8| Duration::from_secs(seconds.into())),
         rotate_after: rotate_after.map(|seconds: u8| Duration::from_secs(seconds.into())),
         peers,
     })
+}
+
+/// What fits 1500 bytes outside, over whatever the endpoints allow.
+fn default_mtu(peers: &[PeerConfig]) -> u16 {
+    let is_v4 =
+        |peer: &PeerConfig| peer.endpoint.as_ref().and_then(Endpoint::ip).is_some_and(|ip| ip.is_ipv4());
+    if !peers.is_empty() && peers.iter().all(is_v4) { DEFAULT_MTU_V4 } else { DEFAULT_MTU }
 }
 
 /// Checks each peer, then all of them against each other and against this end's own key.

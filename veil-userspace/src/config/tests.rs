@@ -136,6 +136,17 @@ fn an_endpoint_may_lie_inside_the_default_route() {
 }
 
 #[test]
+fn the_mtu_is_larger_where_every_endpoint_is_ipv4() {
+    let with = |endpoint: &str| with_bob(&format!("endpoint = \"{endpoint}\"\n"));
+    for (endpoint, mtu) in
+        [("192.0.2.1:4433", 1436), ("[2001:db8::1]:4433", 1416), ("vpn.example.org:4433", 1416)]
+    {
+        let config = Folder::new().load(&with(endpoint)).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(config.mtu, mtu, "{endpoint}");
+    }
+}
+
+#[test]
 fn unknown_and_unbuilt_keys_are_errors_with_their_line() {
     let text = interface("mut = 1400\n");
     let known =
