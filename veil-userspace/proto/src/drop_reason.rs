@@ -94,6 +94,8 @@ drop_reasons! {
     NoEndpoint => "no-endpoint",
     /// A packet from the host too large for one datagram to this peer.
     TooBig => "too-big",
+    /// A super-packet from the host whose headers do not agree with what the device says about it.
+    BadSuperPacket => "bad-super-packet",
     /// A packet from the host that is neither IPv4 nor IPv6.
     NotIp => "not-ip",
     /// No frame was free to work in.

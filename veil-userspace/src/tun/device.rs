@@ -8,13 +8,15 @@
 //! offloads, at every attach, since a persistent device keeps those of its last owner. Addresses, MTU, routes and the
 //! up flag are set by netlink elsewhere, so attaching needs no more privilege than the device demands.
 
-use super::{TunCounters, TunRead, TunReceived, TunWrite, deliver};
+use super::offload::Coalescer;
+use super::{TunCounters, TunRead, TunReceived, TunWrite};
 use crate::frame::{Frame, Home, Inbox, Inner, Opened, Outbox, VNET_HDR_LEN, VnetHdr, WideSet};
 use anyhow::{Context, Result, anyhow};
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use veil_proto::DropReason;
 
 /// `TUNSETOFFLOAD` flags (include/uapi/linux/if_tun.h): what the host may leave undone in packets it gives us.
@@ -30,6 +32,16 @@ pub struct Tun {
     file: File,
     name: String,
     mtu: u16,
+    offloads: Offloads,
+}
+
+/// What the host leaves to us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offloads {
+    /// Checksums may be unfinished, and TCP comes in super-packets.
+    pub tso: bool,
+    /// UDP comes in super-packets, and may be written so.
+    pub uso: bool,
 }
 
 impl Tun {
@@ -52,7 +64,7 @@ impl Tun {
         let name = tun::AbstractDevice::tun_name(&device).unwrap_or_else(|_| name.to_owned());
         // SAFETY: `into_raw_fd` gives up the only ownership of an open descriptor.
         let descriptor = unsafe { OwnedFd::from_raw_fd(device.into_raw_fd()) };
-        let tun = Tun { file: File::from(descriptor), name, mtu };
+        let tun = Tun { file: File::from(descriptor), name, mtu, offloads: Offloads::default() };
         tun.set_header_len()
             .with_context(|| format!("setting the header length of TUN device {}", tun.name))?;
         tun.set_offload(0)
@@ -82,6 +94,22 @@ impl Tun {
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
+    /// Has the host leave checksums and the cutting of super-packets to us, as far as this kernel can.
+    ///
+    /// # Errors
+    /// It can do none of it; nothing has changed then.
+    pub fn enable_offloads(&mut self) -> io::Result<Offloads> {
+        let tso = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6;
+        self.set_offload(tso)?;
+        // The kernel takes both USO flags or, before 6.2, none.
+        let uso = self.set_offload(tso | TUN_F_USO4 | TUN_F_USO6);
+        if let Err(error) = &uso {
+            tracing::info!("{}: no UDP super-packets on this kernel: {error}", self.name);
+        }
+        self.offloads = Offloads { tso: true, uso: uso.is_ok() };
+        Ok(self.offloads)
+    }
+
     fn set_header_len(&self) -> io::Result<()> {
         let length = VNET_HDR_LEN as libc::c_int;
         // SAFETY: TUNSETVNETHDRSZ reads one `int` at the pointer, a local that lives until the call returns.
@@ -93,7 +121,18 @@ impl Tun {
     /// The two ends. They share the descriptor; the device lives until both are gone.
     pub fn split(self) -> (TunRx, TunTx) {
         let (file, counters) = (Arc::new(self.file), Arc::new(TunCounters::default()));
-        (TunRx { file: file.clone(), counters: counters.clone() }, TunTx { file, counters })
+        let Offloads { tso, uso } = self.offloads;
+        for (shown, on) in [
+            (&counters.tso, tso),
+            (&counters.joins_tcp, tso),
+            (&counters.uso, uso),
+            (&counters.joins_udp, uso),
+        ] {
+            shown.store(on, Relaxed);
+        }
+        let mut coalescer = Coalescer::new();
+        coalescer.join(tso, uso);
+        (TunRx { file: file.clone(), counters: counters.clone() }, TunTx { file, counters, coalescer })
     }
 }
 
@@ -146,7 +185,7 @@ impl TunRead for TunRx {
     ) -> io::Result<TunReceived> {
         let mut got = TunReceived::default();
         let limit = budget.min(out.room());
-        while got.packets < limit {
+        while got.goes_on(limit) {
             let Some(mut frame) = set.take() else { break };
             let mut header = [0; VNET_HDR_LEN];
             let mut room = [IoSliceMut::new(&mut header), IoSliceMut::new(frame.buffer_mut())];
@@ -161,22 +200,21 @@ impl TunRead for TunRx {
                     }
                 }
             };
-            let length = read.saturating_sub(VNET_HDR_LEN);
-            self.counters.read(length);
+            let (length, header) = (read.saturating_sub(VNET_HDR_LEN), VnetHdr::decode(header));
+            self.counters.read(header, length);
             if length == 0 || length > frame.capacity() {
                 self.counters.read_drops.count(DropReason::NotIp);
                 set.give(frame);
                 continue;
             }
             frame.set_len(length);
-            let item = Inner { frame: Frame::Wide(frame), vnet_hdr: VnetHdr::decode(header) };
+            let item = Inner { frame: Frame::Wide(frame), vnet_hdr: header };
             if let Err(item) = out.push(item) {
                 self.counters.read_drops.count(DropReason::NoFrame);
                 item.frame.home(set);
                 break;
             }
-            got.packets += 1;
-            got.bytes += length;
+            got.add(header, length);
         }
         got.more = true;
         Ok(got)
@@ -195,41 +233,44 @@ impl TunRead for TunRx {
 pub struct TunTx {
     file: Arc<File>,
     counters: Arc<TunCounters>,
+    coalescer: Coalescer,
 }
 
 impl TunTx {
-    /// Writes one packet. The host's receive path runs inside the call, so it hardly ever waits; whatever it refuses
-    /// (EAGAIN, ENOBUFS, ENOMEM; EIO: the interface is down) is dropped and counted.
-    #[inline]
-    fn write_packet(&self, header: VnetHdr, packet: &[u8]) -> bool {
-        let header = header.encode();
-        let parts = [IoSlice::new(&header), IoSlice::new(packet)];
-        let written = loop {
-            match (&*self.file).write_vectored(&parts) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => break result.is_ok(),
-            }
-        };
-        match written {
-            true => self.counters.written(packet.len()),
-            false => self.counters.write_drops.count(DropReason::TunWrite),
+    /// Finishes every checksum before a packet is written, and joins no packets: what packet sockets see is whole.
+    pub fn finish_checksums(&mut self) {
+        self.coalescer.finish_checksums(true);
+        self.counters.joins_tcp.store(false, Relaxed);
+        self.counters.joins_udp.store(false, Relaxed);
+    }
+}
+
+/// Writes one packet. The host's receive path runs inside the call, so it hardly ever waits; whatever it refuses
+/// (EAGAIN, ENOBUFS, ENOMEM; EIO: the interface is down) is dropped and counted.
+#[inline]
+fn write(mut file: &File, parts: &[IoSlice<'_>]) -> io::Result<()> {
+    loop {
+        match file.write_vectored(parts) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result.map(|_| ()),
         }
-        written
     }
 }
 
 impl TunWrite for TunTx {
     fn write(&mut self, runs: &mut impl Inbox<Opened>, home: &mut impl Home) {
-        while let Some(run) = runs.pop() {
-            deliver(&run, &self.counters.write_drops, |header, packet| {
-                self.write_packet(header, packet);
-            });
-            run.frame.home(home);
-        }
+        let TunTx { file, counters, coalescer } = self;
+        coalescer.write(runs, home, counters, |parts| write(file, parts));
     }
 
     fn inject(&mut self, packet: &[u8]) -> bool {
-        self.write_packet(VnetHdr::NONE, packet)
+        let header = VnetHdr::NONE.encode();
+        let written = write(&self.file, &[IoSlice::new(&header), IoSlice::new(packet)]).is_ok();
+        match written {
+            true => self.counters.written(1, packet.len()),
+            false => self.counters.write_drops.count(DropReason::TunWrite),
+        }
+        written
     }
 
     fn counters(&self) -> &TunCounters {
@@ -258,9 +299,11 @@ mod tests {
 
     #[test]
     fn a_device_that_is_down_takes_nothing_and_every_drop_is_counted() {
-        let Some(tun) = device("veiltest%d") else { return };
+        let Some(mut tun) = device("veiltest%d") else { return };
         assert!(tun.name().starts_with("veiltest") && tun.name() != "veiltest%d");
-        tun.set_offload(TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6).unwrap();
+        let offloads = tun.enable_offloads().unwrap();
+        assert!(offloads.tso);
+        assert_eq!(tun.offloads, offloads);
         tun.set_offload(0).unwrap();
         let (mut rx, mut tx) = tun.split();
         let mut set = WideSet::new(SetName::TunReceive, 2);

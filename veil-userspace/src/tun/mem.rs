@@ -1,14 +1,15 @@
 //! A TUN in memory: the tunnel's two ends, and the host's side as a handle. For tests, simulation and benchmarks.
 //!
 //! What the host sends is read by the tunnel, one packet per frame; what the tunnel writes, the host receives, with
-//! the header it was written with. The walk over marks is the real device's (`deliver`), so that tests see what a
-//! kernel would.
+//! the header it was written with. Writing is the real device's ([`Coalescer`]), so that tests see what a kernel would;
+//! it joins packets when told to.
 
-use super::{TunCounters, TunRead, TunReceived, TunWrite, deliver};
-use crate::frame::{Frame, Home, Inbox, Inner, Opened, Outbox, VnetHdr, WideSet};
+use super::offload::Coalescer;
+use super::{TunCounters, TunRead, TunReceived, TunWrite};
+use crate::frame::{Frame, Home, Inbox, Inner, Opened, Outbox, VNET_HDR_LEN, VnetHdr, WideSet};
 use crate::link::mem::Bell;
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use veil_proto::DropReason;
@@ -36,7 +37,8 @@ pub fn tun(limit: usize) -> io::Result<(MemTunRx, MemTunTx, MemHost)> {
         bell: Bell::new()?,
         counters: TunCounters::default(),
     });
-    Ok((MemTunRx(shared.clone()), MemTunTx(shared.clone()), MemHost(shared)))
+    let writer = MemTunTx { shared: shared.clone(), coalescer: Coalescer::new() };
+    Ok((MemTunRx(shared.clone()), writer, MemHost(shared)))
 }
 
 fn lock(queue: &Mutex<VecDeque<Packet>>) -> MutexGuard<'_, VecDeque<Packet>> {
@@ -84,13 +86,13 @@ impl TunRead for MemTunRx {
     ) -> io::Result<TunReceived> {
         let mut got = TunReceived::default();
         let limit = budget.min(out.room());
-        while got.packets < limit {
+        while got.goes_on(limit) {
             let Some(mut frame) = set.take() else { break };
             let Some((vnet_hdr, packet)) = self.pop() else {
                 set.give(frame);
                 return Ok(got);
             };
-            self.0.counters.read(packet.len());
+            self.0.counters.read(vnet_hdr, packet.len());
             if packet.is_empty() || packet.len() > frame.capacity() {
                 self.0.counters.read_drops.count(DropReason::NotIp);
                 set.give(frame);
@@ -103,8 +105,7 @@ impl TunRead for MemTunRx {
                 item.frame.home(set);
                 break;
             }
-            got.packets += 1;
-            got.bytes += packet.len();
+            got.add(vnet_hdr, packet.len());
         }
         got.more = true;
         Ok(got)
@@ -131,37 +132,51 @@ impl MemTunRx {
 }
 
 /// The writing end of a TUN in memory.
-pub struct MemTunTx(Arc<Shared>);
+pub struct MemTunTx {
+    shared: Arc<Shared>,
+    coalescer: Coalescer,
+}
 
 impl MemTunTx {
-    fn write_packet(&self, header: VnetHdr, packet: &[u8]) -> bool {
-        let mut queue = lock(&self.0.to_host);
-        if queue.len() >= self.0.limit {
-            self.0.counters.write_drops.count(DropReason::TunWrite);
-            return false;
+    /// Joins TCP and UDP packets for the host, as a device with offloads does.
+    pub fn join(&mut self, tcp: bool, udp: bool) {
+        self.coalescer.join(tcp, udp);
+    }
+}
+
+impl Shared {
+    /// The host takes a packet, or has no room for it.
+    fn take(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        let mut queue = lock(&self.to_host);
+        if queue.len() >= self.limit {
+            return Err(io::ErrorKind::WouldBlock.into());
         }
-        queue.push_back((header, packet.to_vec()));
-        self.0.counters.written(packet.len());
-        true
+        let bytes = parts.iter().flat_map(|part| part.iter().copied()).collect::<Vec<u8>>();
+        let (header, packet) =
+            bytes.split_first_chunk::<VNET_HDR_LEN>().ok_or(io::ErrorKind::InvalidInput)?;
+        queue.push_back((VnetHdr::decode(*header), packet.to_vec()));
+        Ok(())
     }
 }
 
 impl TunWrite for MemTunTx {
     fn write(&mut self, runs: &mut impl Inbox<Opened>, home: &mut impl Home) {
-        while let Some(run) = runs.pop() {
-            deliver(&run, &self.0.counters.write_drops, |header, packet| {
-                self.write_packet(header, packet);
-            });
-            run.frame.home(home);
-        }
+        let MemTunTx { shared, coalescer } = self;
+        coalescer.write(runs, home, &shared.counters, |parts| shared.take(parts));
     }
 
     fn inject(&mut self, packet: &[u8]) -> bool {
-        self.write_packet(VnetHdr::NONE, packet)
+        let header = VnetHdr::NONE.encode();
+        let written = self.shared.take(&[IoSlice::new(&header), IoSlice::new(packet)]).is_ok();
+        match written {
+            true => self.shared.counters.written(1, packet.len()),
+            false => self.shared.counters.write_drops.count(DropReason::TunWrite),
+        }
+        written
     }
 
     fn counters(&self) -> &TunCounters {
-        &self.0.counters
+        &self.shared.counters
     }
 }
 
@@ -180,7 +195,7 @@ mod tests {
         let header = VnetHdr::needs_csum(20, 16);
         assert!(host.send(b"one") && host.send_with(header, b"two") && host.send(b"three"));
         let got = rx.receive(&mut set, &mut out, 8).unwrap();
-        assert_eq!(got, TunReceived { packets: 2, bytes: 6, more: true });
+        assert_eq!(got, TunReceived { packets: 2, bytes: 6, super_packets: 0, more: true });
         let (one, two) = (out.pop().unwrap(), out.pop().unwrap());
         assert_eq!((one.frame.bytes(), one.vnet_hdr), (&b"one"[..], VnetHdr::NONE));
         assert_eq!((two.frame.bytes(), two.vnet_hdr), (&b"two"[..], header));
@@ -199,7 +214,7 @@ mod tests {
         let (_rx, mut tx, host) = tun(8).unwrap();
         let mut set = WideSet::new(SetName::LinkReceive, 1);
         let mut tcp = [0; 40];
-        (tcp[0], tcp[9]) = (0x45, 6);
+        (tcp[0], tcp[3], tcp[9], tcp[32]) = (0x45, 40, 6, 0x50);
         let mut frame = set.take().unwrap();
         frame.set_len(260);
         let put = |frame: &mut crate::frame::WideFrame, at: usize, packet: &[u8], deliver, partial| {
