@@ -55,8 +55,11 @@ pub struct ProcessCounters {
     pub frame_drops: DropCounters,
     /// Datagrams refused before they were opened, or for want of room at the handshakes.
     pub inbound_drops: DropCounters,
-    /// Packets taken from the host.
+    /// Packets taken from the host, super-packets counted by their segments.
     pub tun_packets: AtomicU64,
+    /// Super-packets taken from the host, and the segments they were split into.
+    pub super_packets: AtomicU64,
+    pub super_segments: AtomicU64,
     /// Those sealed.
     pub sealed: AtomicU64,
     /// Those refused, by reason.
@@ -89,6 +92,7 @@ pub struct Process {
     /// Room for the payload of one control frame.
     control: Vec<u8>,
     notices: VecDeque<Notice>,
+    finish_checksums: bool,
     counters: Arc<ProcessCounters>,
 }
 
@@ -104,8 +108,14 @@ impl Process {
             waiting: Waiting::default(),
             control: Vec::with_capacity(owed::CONTROL_FRAME),
             notices: VecDeque::new(),
+            finish_checksums: false,
             counters: Default::default(),
         }
+    }
+
+    /// Finishes every checksum that the host left partial, instead of leaving it so across the tunnel.
+    pub fn finish_checksums(&mut self) {
+        self.finish_checksums = true;
     }
 
     /// Takes in what the handshakes say.

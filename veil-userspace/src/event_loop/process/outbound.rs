@@ -3,7 +3,9 @@
 //! One open run per (peer, path, outer ECN) while a batch lasts. Packets keep their order. A packet of at most half a
 //! datagram shares the open datagram if it fits, so sharing happens only between packets that already waited. All
 //! datagrams of a run are of one size: one slightly shorter is padded up, a shorter one ends the run, a longer one begins
-//! the next.
+//! the next. Super-packets are [`split`] while they are sealed.
+
+mod split;
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -16,14 +18,15 @@ use veil_proto::tunnel::{Outbound, Sessions};
 use veil_proto::{DropReason, Now, Path, PeerId};
 
 use super::Process;
-use crate::frame::{Home, Inbox, Inner, NEEDS_CSUM, Outbox, Sealed, WideFrame};
+use crate::frame::{GSO_NONE, Home, Inbox, Inner, NEEDS_CSUM, Outbox, Sealed, WideFrame};
 
 /// Datagrams in a run: what `UDP_SEGMENT` takes on every kernel that has it.
 const MAX_DATAGRAMS: usize = 64;
 /// Bytes in a run: the largest UDP payload over IPv4.
 const MAX_RUN: usize = 65_507;
-/// Runs that one packet may begin: its own, or one whose size its pieces fit and one for the last of them.
-const RUNS_PER_PACKET: usize = 2;
+/// Runs that one packet may begin. A packet begins its own, or one whose size its pieces fit and one for the last of
+/// them; a super-packet of small segments with long headers a few more.
+const RUNS_PER_PACKET: usize = 8;
 /// A datagram this much shorter than the run's is padded up rather than ending the run.
 const PAD_UP: usize = 64;
 
@@ -31,11 +34,14 @@ const PAD_UP: usize = 64;
 pub struct Runs {
     open: Vec<OpenRun>,
     max_plaintext: usize,
+    /// Where a segment is put together that cannot be written to its place at once.
+    scratch: Vec<u8>,
 }
 
 impl Runs {
     pub fn new(mtu: u16) -> Self {
-        Runs { open: Vec::with_capacity(64), max_plaintext: MUX_HEADER + usize::from(mtu) }
+        let max_plaintext = MUX_HEADER + usize::from(mtu);
+        Runs { open: Vec::with_capacity(64), max_plaintext, scratch: Vec::with_capacity(mtu.into()) }
     }
 }
 
@@ -167,9 +173,13 @@ impl Process {
         while self.has_room(to_link)
             && let Some(mut inner) = from_tun.pop()
         {
-            self.counters.tun_packets.fetch_add(1, Relaxed);
-            if let Err(reason) = self.seal_inner(&mut inner, to_link, now) {
-                self.counters.drops.count(reason);
+            if inner.vnet_hdr.gso_type != GSO_NONE {
+                self.seal_super(&inner, to_link, now);
+            } else {
+                self.counters.tun_packets.fetch_add(1, Relaxed);
+                if let Err(reason) = self.seal_inner(&mut inner, to_link, now) {
+                    self.counters.drops.count(reason);
+                }
             }
             inner.frame.home(home);
         }
@@ -196,7 +206,7 @@ impl Process {
         }
         let mut flags = 0;
         if header.flags & NEEDS_CSUM != 0 {
-            if sender_partial(packet, header.csum_start, header.csum_offset) {
+            if !self.finish_checksums && sender_partial(packet, header.csum_start, header.csum_offset) {
                 flags = FLAG_PARTIAL;
             } else if !finish(packet, header.csum_start, header.csum_offset) {
                 return Err(DropReason::InnerMalformed);
