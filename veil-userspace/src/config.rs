@@ -36,6 +36,10 @@ pub struct Config {
     pub addresses: Vec<IpNet>,
     /// Largest inner packet, 1280 to 9000 bytes.
     pub mtu: u16,
+    /// The host leaves checksums and the cutting of large packets to us, and takes them joined.
+    pub offload: bool,
+    /// Checksums are finished before a packet enters the tunnel and before the host gets it.
+    pub finish_checksums: bool,
     /// The network's secret; the default when the file names none.
     pub network_secret: NetworkSecret,
     /// How the outer side sends and receives.

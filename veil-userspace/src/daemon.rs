@@ -63,7 +63,12 @@ pub fn run_with(config: Config, options: RunOptions, mut entropy: Box<dyn Entrop
     let control_path = options.control.unwrap_or_else(|| default_path(&config.name));
     let control = ControlSocket::bind(&control_path)?;
     let (link_rx, link_tx, _) = UdpLink::open(config.listen, config.link.dscp)?;
-    let tun = Tun::open(&config.name, config.mtu)?;
+    let mut tun = Tun::open(&config.name, config.mtu)?;
+    if config.offload
+        && let Err(error) = tun.enable_offloads()
+    {
+        tracing::warn!("{}: this kernel's TUN has no offloads ({error}): packets go one by one", config.name);
+    }
     configure_host(&config)?;
 
     let started = now();
@@ -84,7 +89,7 @@ pub fn run_with(config: Config, options: RunOptions, mut entropy: Box<dyn Entrop
         handshakes.handle(message, started, &mut *entropy, &mut out);
     }
     restore(&state, keys.len(), &mut handshakes, &mut sessions);
-    let (tun_rx, tun_tx) = tun.split();
+    let (tun_rx, mut tun_tx) = tun.split();
     let gauges = Gauges {
         link: link_rx.shared_counters(),
         tun: tun_rx.shared_counters(),
@@ -93,7 +98,11 @@ pub fn run_with(config: Config, options: RunOptions, mut entropy: Box<dyn Entrop
         handshakes_out: Arc::new(AtomicU64::new(0)),
         state: state.counters(),
     };
-    let process = Process::new(sessions, config.mtu);
+    let mut process = Process::new(sessions, config.mtu);
+    if config.finish_checksums {
+        process.finish_checksums();
+        tun_tx.finish_checksums();
+    }
     let parts = Parts {
         link_rx,
         link_tx,

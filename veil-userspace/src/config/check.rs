@@ -81,6 +81,8 @@ pub fn config(raw: Raw, source: &Source) -> Result<Config> {
         addresses: addresses(&interface.addresses, source)?,
         mtu: number(interface.mtu.as_ref(), "mtu", 1280..=9000, "bytes", source)?
             .unwrap_or_else(|| default_mtu(&peers)),
+        offload: interface.offload.unwrap_or(true),
+        finish_checksums: interface.finish_checksums.unwrap_or(false),
         network_secret,
         link,
         rekey_after: rekey_after.map(|seconds: u8| Duration::from_secs(seconds.into())),

@@ -48,6 +48,8 @@ pub struct Interface {
     pub listen: Option<Spanned<String>>,
     pub addresses: Vec<Spanned<String>>,
     pub mtu: Option<Spanned<i64>>,
+    pub offload: Option<bool>,
+    pub finish_checksums: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]
@@ -125,8 +127,11 @@ fn reworded(source: &Source, error: &toml::de::Error) -> anyhow::Error {
     } else if let Some(rest) = message.strip_prefix("missing field ") {
         format!("the key {rest} is missing: add it")
     } else {
-        let simple =
-            [("expected i64", "expected a whole number"), ("expected a sequence", "expected a list in [ ]")];
+        let simple = [
+            ("expected i64", "expected a whole number"),
+            ("expected a sequence", "expected a list in [ ]"),
+            ("expected a boolean", "expected true or false"),
+        ];
         simple.iter().fold(message, |text, (from, to)| text.replace(from, to))
     };
     source.error(error.span().unwrap_or(0..0), text)

@@ -76,6 +76,8 @@ fn the_documented_example_is_read_in_full() {
         listen = "[::]:4434"
         addresses = ["10.8.0.1/24", "fd08::1/64"]
         mtu = 1400
+        offload = false
+        finish-checksums = true
         [link]
         mode = "auto"
         interface = "eth0"
@@ -96,6 +98,7 @@ fn the_documented_example_is_read_in_full() {
     );
     let config = Folder::new().load(&text).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!((config.name.as_str(), config.mtu), ("veil1", 1400));
+    assert!(!config.offload && config.finish_checksums);
     assert_eq!(*config.private_key.to_base64(), ALICE);
     assert_eq!(config.listen, "[::]:4434".parse().unwrap());
     assert_eq!(
@@ -124,6 +127,7 @@ fn everything_optional_may_be_left_out() {
     assert_eq!((config.name.as_str(), config.mtu, config.link.dscp), ("veil0", 1416, 0));
     assert_eq!(config.listen, "[::]:4433".parse().unwrap());
     assert_eq!((config.rekey_after, config.rotate_after), (None, None));
+    assert!(config.offload && !config.finish_checksums);
     let peer = &config.peers[0];
     assert_eq!(peer.name, "3p7bfXt9");
     assert!(peer.endpoint.is_none() && peer.keepalive.is_none() && peer.cipher.is_none() && !peer.lease);
@@ -149,18 +153,14 @@ fn the_mtu_is_larger_where_every_endpoint_is_ipv4() {
 #[test]
 fn unknown_and_unbuilt_keys_are_errors_with_their_line() {
     let text = interface("mut = 1400\n");
-    let known =
-        "`name`, `private-key`, `private-key-file`, `network-secret-file`, `listen`, `addresses`, `mtu`";
+    let known = "`name`, `private-key`, `private-key-file`, `network-secret-file`, `listen`, `addresses`, `mtu`, `offload`, \
+         `finish-checksums`";
     assert_eq!(
         error(&text),
         format!("veil.toml:4: unknown key `mut`: remove it or correct it, known here: {known}")
     );
     let unbuilt = "[link]\nudp-checksum = true\n";
     assert!(error(&interface(unbuilt)).starts_with("veil.toml:5: unknown key `"), "{unbuilt}");
-    assert!(
-        error(&interface("finish-checksums = true\n"))
-            .starts_with("veil.toml:4: unknown key `finish-checksums`")
-    );
     assert!(
         error(&with_bob("port = 1\n"))
             .starts_with("veil.toml:8: unknown key `port`: remove it or correct it")
@@ -181,6 +181,10 @@ fn missing_keys_wrong_types_and_bad_toml_are_one_line_each() {
     let text = "[interface]\naddresses = []\n";
     let cure = "run `(umask 077; veil genkey > veil.key)` and add private-key-file = \"veil.key\"";
     assert_eq!(error(text), format!("veil.toml:1: [interface] has no private key: {cure}"));
+    assert_eq!(
+        error(&interface("offload = 1\n")),
+        "veil.toml:4: invalid type: integer `1`, expected true or false"
+    );
     let text = interface("mtu = \"1400\"\n");
     assert_eq!(error(&text), "veil.toml:4: invalid type: string \"1400\", expected a whole number");
     assert!(error(&interface("mtu = \n")).starts_with("veil.toml:4: "));

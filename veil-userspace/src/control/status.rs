@@ -125,7 +125,7 @@ fn drops(gauges: &Gauges, opened: &SessionCounters, stage: &ProcessCounters) -> 
 fn counters(gauges: &Gauges, opened: &SessionCounters, stage: &ProcessCounters) -> BTreeMap<String, u64> {
     let (link, tun) = (&gauges.link, &gauges.tun);
     let (handshakes, state) = (&gauges.handshakes, &gauges.state);
-    let named: [(&str, &AtomicU64); 48] = [
+    let named: [(&str, &AtomicU64); 52] = [
         ("datagrams_received", &link.datagrams_received),
         ("datagrams_opened", &opened.opened),
         ("datagrams_handshake", &opened.handshake),
@@ -169,6 +169,10 @@ fn counters(gauges: &Gauges, opened: &SessionCounters, stage: &ProcessCounters) 
         ("ip_written_bytes", &tun.bytes_written),
         ("tun_packets", &stage.tun_packets),
         ("tun_bytes", &tun.bytes_read),
+        ("tun_super_packets", &stage.super_packets),
+        ("tun_super_segments", &stage.super_segments),
+        ("super_packets_written", &tun.super_packets_written),
+        ("super_packets_refused", &tun.super_packets_refused),
         ("ip_reassembled", &stage.reassembled),
         ("packets_fragmented", &stage.fragmented),
         ("packets_sealed", &stage.sealed),
@@ -181,6 +185,14 @@ fn counters(gauges: &Gauges, opened: &SessionCounters, stage: &ProcessCounters) 
     all.insert("frames_lost".into(), lost_frames());
     all.insert("gso".into(), link.gso.load(Relaxed).into());
     all.insert("gro".into(), link.gro.load(Relaxed).into());
+    for (name, on) in [
+        ("tun_tso", &tun.tso),
+        ("tun_uso", &tun.uso),
+        ("tun_joins_tcp", &tun.joins_tcp),
+        ("tun_joins_udp", &tun.joins_udp),
+    ] {
+        all.insert(name.into(), on.load(Relaxed).into());
+    }
     all
 }
 
@@ -214,7 +226,8 @@ fn conservation(
         ),
         (
             "tun-packets",
-            of(&[&tun.packets_read]),
+            // After the split: a super-packet is as many packets as it has segments.
+            of(&[&tun.packets_read, &stage.super_segments]) - of(&[&stage.super_packets]),
             of(&[&stage.sealed, &stage.waiting]) + stage.drops.total() + tun.read_drops.total(),
         ),
         (
