@@ -110,7 +110,8 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
             received: WideSet::new(SetName::LinkReceive, BATCH),
             read: WideSet::new(SetName::TunReceive, BATCH),
             from_link: Bounded::new(BATCH),
-            to_tun: Bounded::new(BATCH),
+            // The runs of a batch, and the packets put together from pieces in them.
+            to_tun: Bounded::new(2 * BATCH),
             from_tun: Bounded::new(BATCH),
             to_link: Bounded::new(2 * BATCH),
             to_handshakes: Bounded::new(HANDSHAKE_BATCH),

@@ -26,7 +26,7 @@ use waiting::Waiting;
 const TRANSMIT_FRAMES: usize = 96;
 
 /// Frames for packets put together from pieces.
-const INJECTED_FRAMES: usize = 16;
+const INJECTED_FRAMES: usize = 64;
 
 /// What the process stage counts; one writer, readable from any thread.
 #[derive(Debug, Default)]

@@ -246,7 +246,9 @@ impl Process {
         self.sessions.squeezed(peer, MUX_HEADER + packet.len() + MIN_DATAGRAM);
         let id = self.sessions.next_fragment_id(peer);
         self.counters.fragmented.fetch_add(1, Relaxed);
-        let (mut offset, step) = (0, room - MUX_HEADER - FRAGMENT_HEADER);
+        // Pieces of one size: their datagrams follow each other in one run, where a short one would end it.
+        let pieces = packet.len().div_ceil(room - MUX_HEADER - FRAGMENT_HEADER);
+        let (mut offset, step) = (0, packet.len().div_ceil(pieces));
         for body in packet.chunks(step) {
             let head = fragment_header(id, offset, packet.len() as u16);
             offset += body.len() as u16;
