@@ -11,6 +11,7 @@ mod flood;
 mod hub;
 mod lease;
 mod narrow_path;
+mod offload;
 mod rekey;
 mod restart;
 mod roaming;

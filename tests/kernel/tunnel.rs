@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use veil_lab::{Daemon, Lab, Node, ping};
+use veil_lab::{Daemon, Lab, Namespace, Node, ping};
 use veil_tests::assert_conserved;
 
 /// Long enough for a machine busy with other things.
@@ -24,7 +24,7 @@ pub struct Hosts {
     pub left: Node,
     pub right: Node,
     // Last, so that what runs in it is dropped first.
-    _lab: Lab,
+    lab: Lab,
 }
 
 /// Two daemons that have not spoken yet.
@@ -52,7 +52,21 @@ impl Hosts {
             Some(if matches!(outer, Outer::V4) { "10.99.0.2:4433" } else { "[fd99::2]:4433" }),
         );
         right.add_peer(&left, None);
-        Ok(Hosts { left, right, _lab: lab })
+        Ok(Hosts { left, right, lab })
+    }
+
+    /// A third host on a wire of its own behind right, which forwards to it: `v4`.2 and `v6`:2, and right has .1 there.
+    pub fn third(&self, v4: &str, v6: &str) -> Result<Namespace> {
+        let (right, third) = (&self.right.namespace, self.lab.namespace("t")?);
+        self.lab.veth(right, "eth1", &third, "eth0")?;
+        for (host, wire, last) in [(right, "eth1", 1), (&third, "eth0", 2)] {
+            host.address(wire, &format!("{v4}.{last}/24"))?;
+            host.address(wire, &format!("{v6}:{last}/64"))?;
+        }
+        right.exec(["sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"])?;
+        third.exec(["ip", "route", "add", "default", "via", &format!("{v4}.1")])?;
+        third.exec(["ip", "-6", "route", "add", "default", "via", &format!("{v6}:1")])?;
+        Ok(third)
     }
 
     pub fn start(self) -> Result<Tunnel> {

@@ -1,7 +1,8 @@
 //! The lab's system calls that the standard library does not offer. Nothing else in this crate is unsafe.
 //!
 //! What this file guarantees: every descriptor passed to the kernel is owned or borrowed by the caller for the length
-//! of the call; no pointer is handed over; a descriptor the kernel returns gets exactly one owner.
+//! of the call; the one pointer handed over is to a local that outlives the call; a descriptor the kernel returns gets
+//! exactly one owner.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -62,4 +63,21 @@ fn socket(family: libc::c_int, kind: libc::c_int, protocol: libc::c_int) -> io::
     }
     // SAFETY: the kernel has just returned this descriptor, so it is open and nobody else owns it.
     Ok(UdpSocket::from(unsafe { OwnedFd::from_raw_fd(descriptor) }))
+}
+
+/// From now on, what `socket` sends at once is cut into datagrams of `bytes` bytes (`UDP_SEGMENT`, udp(7)).
+pub fn set_udp_segment(socket: &UdpSocket, bytes: u16) -> io::Result<()> {
+    let bytes = libc::c_int::from(bytes);
+    // SAFETY: setsockopt reads one `int` at the pointer, a local that lives until the call returns; the descriptor is
+    // borrowed, hence open.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            (&raw const bytes).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
