@@ -12,7 +12,7 @@ mod headers;
 mod rules;
 mod split;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 

@@ -117,7 +117,7 @@ impl Process {
         let (count, partial) = (segments.count(), self.leaves_partial(segments));
         let mut next = 0;
         while next < count {
-            let Some(at) = self.run_for(to, datagram, to_link, now) else {
+            let Some(at) = self.run_for(to, datagram, next == 0, to_link, now) else {
                 return self.counters.drops.add(DropReason::NoFrame, (count - next) as u64);
             };
             let run = &mut self.runs.open[at];
@@ -137,11 +137,13 @@ impl Process {
         }
     }
 
-    /// The peer's open run if it takes a datagram of `datagram` bytes, or a new one; its open datagram is sealed.
+    /// The peer's open run, if it is to be gone on with and takes a datagram of `datagram` bytes, or a new one; no
+    /// datagram is open in it.
     fn run_for(
         &mut self,
         to: &Target,
         datagram: usize,
+        go_on: bool,
         to_link: &mut impl Outbox<Sealed>,
         now: Now,
     ) -> Option<usize> {
@@ -151,7 +153,7 @@ impl Process {
                 Self::account(&self.counters, run.seal(&mut self.sessions, now));
             }
             let same = run.path == to.path && run.tos == to.tos && run.segment <= to.room + MIN_DATAGRAM;
-            if same && run.suits(datagram) {
+            if go_on && same && run.suits(datagram) {
                 return Some(at);
             }
             let run = self.runs.open.remove(at);
@@ -215,16 +217,4 @@ fn share(left: usize, space: usize, most: usize) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_super_packet_that_does_not_fit_is_shared_out_evenly() {
-        // 47 segments, 44 to a run.
-        assert_eq!((share(47, 44, 44), share(23, 44, 44)), (24, 23));
-        assert_eq!(share(44, 44, 44), 44);
-        assert_eq!((share(47, 21, 44), share(26, 44, 44)), (21, 26));
-        assert_eq!((share(22, 21, 44), share(11, 44, 44)), (11, 11));
-        assert_eq!(share(1, 1, 1), 1);
-    }
-}
+mod tests;

@@ -1,0 +1,281 @@
+//! Super-packets through two process stages in memory: out of one, into the other, on to its host.
+
+use super::*;
+use crate::event_loop::process::ProcessCounters;
+use crate::frame::{Bounded, GSO_TCPV4, GSO_UDP_L4, Inbox, NEEDS_CSUM, SetName, VnetHdr, WideSet};
+use crate::tun::TunWrite;
+use crate::tun::mem::{MemHost, MemTunTx, tun};
+use crate::tun::offload::testing::{ACK, PSH, Packet, split, unjoined};
+use std::sync::Arc;
+use veil_proto::Tai64n;
+use veil_proto::allowed_ips::IpNet;
+use veil_proto::crypto::{AeadKey, HeaderKey, NetworkSecret, Psk, PublicKey, Suite, Suites, aead_encrypt};
+use veil_proto::handshake::NewSession;
+use veil_proto::handshake::message::{Header, TYPE_DATA};
+use veil_proto::peer::PeerSettings;
+use veil_proto::session::{Opener, Role, Sealer, TransportSession};
+use veil_proto::tunnel::{Sessions, ToSessions};
+
+const MTU: u16 = 1416;
+const SUITE: Suite = Suite::Aes256Gcm;
+const KEYS: [[u8; 32]; 2] = [[5; 32], [6; 32]];
+
+fn now() -> Now {
+    Now { mono: 1, wall: Tai64n::default() }
+}
+
+fn path() -> Path {
+    Path::to(([192, 0, 2, 1], 4433).into())
+}
+
+/// End 0 or 1 of a tunnel: it seals under its own key and opens under the other's.
+fn end(own: usize, has_session: bool) -> Process {
+    let public = |end: usize| PublicKey([1 + end as u8; 32]);
+    let (other, secret) = (1 - own, NetworkSecret::default());
+    let settings = PeerSettings {
+        public_key: public(other),
+        psk: Psk::default(),
+        suites: Suites::only(SUITE),
+        allowed_ips: vec!["0.0.0.0/0", "::/0"].into_iter().map(|net| net.parse::<IpNet>().unwrap()).collect(),
+        keepalive: None,
+        has_endpoint: true,
+    };
+    let mut sessions = Sessions::new(&public(own), &secret, &[settings], None);
+    if has_session {
+        let (index, header) = (7, HeaderKey::derive(&public(own), &secret));
+        let sealer =
+            Sealer::new(AeadKey::new(SUITE, &KEYS[own]), index, HeaderKey::derive(&public(other), &secret));
+        let opener = Opener::new(AeadKey::new(SUITE, &KEYS[other]));
+        let session = TransportSession::new(PeerId(0), Role::Responder, 0, index, sealer, opener);
+        let session = Box::new(session);
+        sessions.handle(ToSessions::Ready(NewSession { session, path: path(), number: None }));
+        // The other end's first datagram brings the session into use. Its counter is one that the other sealer does not
+        // come to here, and within the replay window of those it does.
+        let (mut keepalive, counter) = ([0; MIN_DATAGRAM], 8000);
+        let (head, body) = keepalive.split_at_mut(HEADER_LEN);
+        Header { kind: TYPE_DATA, index, counter }.write(head);
+        aead_encrypt(&AeadKey::new(SUITE, &KEYS[other]), counter, head, body);
+        header.mask(&mut keepalive);
+        sessions.open(&mut keepalive, &path(), now());
+        while sessions.next_event().is_some() {}
+    }
+    Process::new(sessions, MTU)
+}
+
+/// A tunnel in memory from a host to another.
+struct Tunnel {
+    out: Process,
+    into: Process,
+    tun: MemTunTx,
+    host: MemHost,
+    read: WideSet,
+    received: WideSet,
+}
+
+impl Tunnel {
+    fn new() -> Self {
+        let (_, mut tun, host) = tun(10_000).unwrap();
+        tun.join(true, true);
+        let (out, into) = (end(0, true), end(1, true));
+        let read = WideSet::new(SetName::TunReceive, 64);
+        let received = WideSet::new(SetName::LinkReceive, 64);
+        Tunnel { out, into, tun, host, read, received }
+    }
+
+    fn counters(&self) -> Arc<ProcessCounters> {
+        self.out.counters().clone()
+    }
+
+    /// Reads `packets` in one batch; the runs they become.
+    fn seal(&mut self, packets: &[(VnetHdr, Vec<u8>)]) -> Vec<Sealed> {
+        let mut from_tun = Bounded::new(64);
+        for (vnet_hdr, packet) in packets {
+            let mut frame = self.read.take().unwrap();
+            frame.buffer_mut()[..packet.len()].copy_from_slice(packet);
+            frame.set_len(packet.len());
+            from_tun.push(Inner { frame: frame.into(), vnet_hdr: *vnet_hdr }).unwrap();
+        }
+        let mut to_link = Bounded::new(128);
+        self.out.outbound(&mut from_tun, &mut self.read, &mut to_link, now());
+        assert!(from_tun.is_empty() && self.read.is_whole());
+        std::iter::from_fn(|| to_link.pop()).collect()
+    }
+
+    /// Opens `runs` at the far end, frame by frame copied as a wire would; what its host is given.
+    fn open(&mut self, runs: Vec<Sealed>) -> Vec<(VnetHdr, Vec<u8>)> {
+        let mut from_link = Bounded::new(64);
+        for run in runs {
+            let mut frame = self.received.take().unwrap();
+            let bytes = run.frame.bytes();
+            frame.buffer_mut()[..bytes.len()].copy_from_slice(bytes);
+            frame.set_len(bytes.len());
+            let Sealed { segment, tos, path, .. } = run;
+            from_link.push(Sealed { frame: frame.into(), segment, tos, path }).unwrap();
+            run.frame.home(self.out.transmit_set());
+        }
+        let (mut to_tun, mut to_handshakes) = (Bounded::new(128), Bounded::new(1));
+        self.into.inbound(&mut from_link, &mut to_tun, &mut to_handshakes, &mut self.received, now());
+        let mut homes = crate::frame::TwoHomes(&mut self.received, self.into.injected_set());
+        self.tun.write(&mut to_tun, &mut homes);
+        assert!(self.received.is_whole());
+        assert!(self.out.sets().iter().chain(&self.into.sets()).all(|set| set.is_whole()));
+        assert_eq!(self.into.counters().frame_drops.total(), 0);
+        std::iter::from_fn(|| self.host.receive()).collect()
+    }
+
+    fn assert_conserved(&self) {
+        let counters = self.out.counters();
+        let of = |counter: &std::sync::atomic::AtomicU64| counter.load(Relaxed);
+        let gone = of(&counters.sealed) + of(&counters.waiting) + counters.drops.total();
+        assert_eq!(of(&counters.tun_packets), gone);
+    }
+}
+
+/// A super-packet over IPv4 with `payload` bytes, `size` in each segment.
+fn large(tcp: bool, payload: usize, size: u16) -> (VnetHdr, Vec<u8>) {
+    let payload: Vec<u8> = (0..payload).map(|at| (at * 11) as u8).collect();
+    let packet = Packet { flags: ACK | PSH, ..Packet::new(false, tcp, &payload) };
+    let (gso_type, csum_offset) = if tcp { (GSO_TCPV4, 16) } else { (GSO_UDP_L4, 6) };
+    let hdr_len = packet.header_len() as u16;
+    let header =
+        VnetHdr { flags: NEEDS_CSUM, gso_type, hdr_len, gso_size: size, csum_start: 20, csum_offset };
+    (header, packet.partial())
+}
+
+fn datagrams(runs: &[Sealed]) -> Vec<usize> {
+    runs.iter().map(Sealed::datagrams).collect()
+}
+
+#[test]
+fn a_super_packet_that_does_not_fit_is_shared_out_evenly() {
+    assert_eq!((share(47, 44, 44), share(23, 44, 44)), (24, 23));
+    assert_eq!(share(44, 44, 44), 44);
+    assert_eq!((share(47, 21, 44), share(26, 44, 44)), (21, 26));
+    assert_eq!((share(22, 21, 44), share(11, 44, 44)), (11, 11));
+    assert_eq!(share(1, 1, 1), 1);
+
+    let mut tunnel = Tunnel::new();
+    // MTU 1416 less IPv4 and TCP with timestamps; 45 such datagrams are as much as UDP carries.
+    let (header, packet) = large(true, 47 * 1364, 1364);
+    let runs = tunnel.seal(&[(header, packet.clone())]);
+    assert_eq!(datagrams(&runs), [24, 23]);
+    assert!(runs.iter().all(|run| usize::from(run.segment) == 1416 + MUX_HEADER + MIN_DATAGRAM));
+    let written = tunnel.open(runs);
+    assert_eq!(written, [(header, packet)], "the far host gets what the near one sent");
+    tunnel.assert_conserved();
+    assert_eq!(tunnel.counters().sealed.load(Relaxed), 47);
+}
+
+#[test]
+fn the_next_super_packet_goes_on_in_the_run_and_a_short_segment_ends_it() {
+    let mut tunnel = Tunnel::new();
+    let of = |segments: usize, rest: usize| large(true, segments * 1364 + rest, 1364);
+    let packets = [of(20, 0), of(20, 0), of(10, 500), of(5, 0)];
+    let runs = tunnel.seal(&packets);
+    // 40 of 45, where 5 of the next fit, the short one of which ends the second run; then the last.
+    assert_eq!(datagrams(&runs), [45, 6, 5]);
+    let written = unjoined(&tunnel.open(runs));
+    let expected: Vec<_> = packets.iter().flat_map(|(header, packet)| split(*header, packet)).collect();
+    assert_eq!(written, expected.into_iter().map(|packet| (packet, true)).collect::<Vec<_>>());
+    tunnel.assert_conserved();
+}
+
+#[test]
+fn small_segments_share_datagrams_and_keep_their_order() {
+    let mut tunnel = Tunnel::new();
+    let (header, packet) = large(false, 100 * 64, 64);
+    let runs = tunnel.seal(&[(header, packet.clone())]);
+    let total: usize = datagrams(&runs).iter().sum();
+    // A frame of 4 + 28 + 64 bytes: 14 to a datagram.
+    assert_eq!(total, 100usize.div_ceil(14));
+    let written = unjoined(&tunnel.open(runs));
+    assert_eq!(written.iter().map(|(packet, _)| packet.clone()).collect::<Vec<_>>(), split(header, &packet));
+    tunnel.assert_conserved();
+}
+
+#[test]
+fn on_a_narrow_path_tcp_is_cut_shorter_and_udp_goes_in_pieces() {
+    for tcp in [true, false] {
+        let mut tunnel = Tunnel::new();
+        tunnel.out.path_mtu(path().remote().ip(), 1300, now());
+        let (header, packet) = large(tcp, 20 * 1300, 1300);
+        let runs = tunnel.seal(&[(header, packet.clone())]);
+        assert!(runs.iter().all(|run| usize::from(run.segment) <= 1300 - 28));
+        assert!(runs.len() <= 2, "runs of equal datagrams: {:?}", datagrams(&runs));
+        let got: Vec<Vec<u8>> = unjoined(&tunnel.open(runs)).into_iter().map(|(packet, _)| packet).collect();
+        let fragmented = tunnel.counters().fragmented.load(Relaxed);
+        if tcp {
+            let head = usize::from(header.hdr_len);
+            let data: Vec<u8> = got.iter().flat_map(|packet| packet[head..].to_vec()).collect();
+            assert_eq!(data, packet[head..]);
+            assert_eq!(fragmented, 0);
+        } else {
+            assert_eq!(got, split(header, &packet));
+            assert_eq!(fragmented, 20);
+        }
+        tunnel.assert_conserved();
+    }
+}
+
+#[test]
+fn finished_checksums_cross_whole() {
+    let mut tunnel = Tunnel::new();
+    tunnel.out.finish_checksums();
+    tunnel.tun.join(false, false);
+    for (header, packet) in [large(true, 5 * 1364, 1364), large(false, 5 * 61, 61)] {
+        let runs = tunnel.seal(&[(header, packet.clone())]);
+        let mut expected = split(header, &packet);
+        assert!(expected.iter_mut().all(|packet| finish(packet, header.csum_start, header.csum_offset)));
+        let expected: Vec<_> = expected.into_iter().map(|packet| (VnetHdr::NONE, packet)).collect();
+        assert_eq!(tunnel.open(runs), expected);
+    }
+}
+
+#[test]
+fn what_is_refused_is_counted_by_its_segments() {
+    let mut tunnel = Tunnel::new();
+    let (mut wrong, packet) = large(true, 3 * 1000, 1000);
+    wrong.csum_start += 4;
+    let wide = large(false, 3 * 2000, 2000);
+    assert!(tunnel.seal(&[(wrong, packet), wide]).is_empty());
+    let counters = tunnel.counters();
+    assert_eq!(counters.drops.of(DropReason::BadSuperPacket), 1);
+    assert_eq!(counters.drops.of(DropReason::TooBig), 3);
+    assert_eq!(counters.super_packets.load(Relaxed), 2);
+    assert_eq!(counters.super_segments.load(Relaxed), 4);
+    tunnel.assert_conserved();
+}
+
+#[test]
+fn without_a_session_the_newest_segments_wait() {
+    let mut tunnel = Tunnel::new();
+    tunnel.out = end(0, false);
+    assert!(tunnel.seal(&[large(true, 47 * 1364, 1364), large(true, 47 * 1364, 1364)]).is_empty());
+    let counters = tunnel.counters();
+    assert_eq!(counters.waiting.load(Relaxed), 64);
+    assert_eq!(counters.drops.of(DropReason::NoSession), 94 - 64);
+    tunnel.assert_conserved();
+}
+
+#[test]
+fn without_frames_the_rest_is_dropped_and_counted() {
+    let mut tunnel = Tunnel::new();
+    // All but one of the frames that `has_room` asks for: a run, and nothing for the other segments.
+    let set = tunnel.out.transmit_set();
+    let away: Vec<_> = (1..set.total()).map(|_| set.take().unwrap()).collect();
+    let (header, packet) = large(true, 47 * 1364, 1364);
+    let mut frame = tunnel.read.take().unwrap();
+    frame.buffer_mut()[..packet.len()].copy_from_slice(&packet);
+    frame.set_len(packet.len());
+    let inner = Inner { frame: frame.into(), vnet_hdr: header };
+    let mut to_link = Bounded::new(4);
+    tunnel.out.seal_super(&inner, &mut to_link, now());
+    inner.frame.home(&mut tunnel.read);
+    tunnel.out.flush(&mut to_link, now());
+    away.into_iter().for_each(|frame| tunnel.out.transmit_set().give(frame));
+    let runs: Vec<Sealed> = std::iter::from_fn(|| to_link.pop()).collect();
+    assert_eq!(datagrams(&runs), [24]);
+    assert_eq!(tunnel.counters().drops.of(DropReason::NoFrame), 23);
+    tunnel.assert_conserved();
+    assert_eq!(unjoined(&tunnel.open(runs)).len(), 24);
+}
