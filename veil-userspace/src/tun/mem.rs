@@ -207,6 +207,25 @@ mod tests {
         assert_eq!(rx.counters().packets_read.load(Relaxed), 3);
     }
 
+    #[test]
+    fn a_call_reads_at_most_four_super_packets_or_256_kib() {
+        let large = VnetHdr { gso_type: crate::frame::GSO_TCPV4, ..VnetHdr::NONE };
+        for (header, len, expected) in
+            [(large, 100, 4), (VnetHdr::NONE, 60_000, 5), (large, 60_000, 4), (VnetHdr::NONE, 100, 9)]
+        {
+            let (mut rx, _tx, host) = tun(16).unwrap();
+            let mut set = WideSet::new(SetName::TunReceive, 16);
+            let mut out = Bounded::new(16);
+            (0..9).for_each(|_| assert!(host.send_with(header, &vec![0x45; len])));
+            let got = rx.receive(&mut set, &mut out, 64).unwrap();
+            assert_eq!((got.packets, got.more), (expected, expected < 9));
+            while let Some(item) = out.pop() {
+                item.frame.home(&mut set);
+            }
+            assert!(set.is_whole());
+        }
+    }
+
     /// A frame of two datagrams 100 bytes apart: the first holds `packets`, the second was refused, a third holds
     /// one.
     #[test]

@@ -7,7 +7,7 @@ use crate::frame::{VNET_HDR_LEN, VnetHdr};
 use proptest::prelude::*;
 use std::sync::atomic::Ordering::Relaxed;
 use veil_proto::DropReason;
-use veil_proto::mux::checksum::finish;
+use veil_proto::mux::checksum::{accept_partial, finish, sender_partial};
 
 fn any_first() -> impl Strategy<Value = Packet> {
     let headers = (any::<bool>(), any::<bool>(), any::<u8>(), 0..1u32 << 20, any::<u16>(), 1..=255u8);
@@ -102,6 +102,13 @@ proptest! {
         let (header, large) = super_packet(&packets, sizes[0], flags);
         let cut = split(header, &large);
         prop_assert_eq!(&cut, &packets.iter().map(Packet::partial).collect::<Vec<_>>());
+        for segment in &cut {
+            // The far end takes each with its sum partial, and would write that sum itself.
+            let mut taken = segment.clone();
+            prop_assert!(sender_partial(segment, header.csum_start, header.csum_offset));
+            prop_assert!(accept_partial(&mut taken).is_ok());
+            prop_assert_eq!(&taken, segment);
+        }
         let written = Host::new().write(&partial(&packets), 1);
         if count > 1 {
             prop_assert_eq!(written, vec![(header, large)]);
