@@ -122,17 +122,22 @@ impl Process {
             };
             let run = &mut self.runs.open[at];
             let share = share(count - next, run.space(datagram), MAX_DATAGRAMS.min(MAX_RUN / datagram));
+            let mut sealed = 0;
             for index in next..next + share {
                 if run.filled > 0 {
-                    let sealed = run.seal(&mut self.sessions, now);
-                    Self::account(&self.counters, sealed);
-                    if sealed.is_err() {
-                        // The session's key is used up: the rest has none either.
-                        return self.counters.drops.add(DropReason::NoSession, (count - index) as u64);
+                    match run.seal(&mut self.sessions, now) {
+                        Ok(packets) => sealed += packets,
+                        Err(packets) => {
+                            // The session's key is used up: the rest has none either.
+                            self.counters.sealed.fetch_add(sealed, Relaxed);
+                            let rest = packets + (count - index) as u64;
+                            return self.counters.drops.add(DropReason::NoSession, rest);
+                        }
                     }
                 }
                 run.append_segment(segments, index, partial);
             }
+            self.counters.sealed.fetch_add(sealed, Relaxed);
             next += share;
         }
     }
