@@ -99,9 +99,11 @@ impl Process {
             Outbound::Wait => None,
             Outbound::NoEndpoint => return Err(DropReason::NoEndpoint),
         };
-        let most = self.runs.max_plaintext;
-        let limit = self.sessions.path_limit(peer, now).map(|datagram| datagram - MIN_DATAGRAM);
-        let room = limit.unwrap_or(most).min(most);
+        let (most, room) = (self.runs.max_plaintext, self.room(peer));
+        let wanted = (MUX_HEADER + segments.longest()).min(most);
+        if wanted > room {
+            self.sessions.squeezed(peer, wanted + MIN_DATAGRAM);
+        }
         let segments = match segments.shortened(room - MUX_HEADER) {
             Some(shortened) => shortened,
             None if MUX_HEADER + segments.longest() > most => return Err(DropReason::TooBig),

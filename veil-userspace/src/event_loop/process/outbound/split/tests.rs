@@ -38,6 +38,7 @@ fn end(own: usize, has_session: bool) -> Process {
         suites: Suites::only(SUITE),
         allowed_ips: vec!["0.0.0.0/0", "::/0"].into_iter().map(|net| net.parse::<IpNet>().unwrap()).collect(),
         keepalive: None,
+        lease: false,
         has_endpoint: true,
     };
     let mut sessions = Sessions::new(&public(own), &secret, &[settings], None);
