@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::binary::veil_binary;
 use crate::namespace::Namespace;
 use crate::program::run;
 use crate::sys;
@@ -22,6 +21,7 @@ const GONE_WITHIN: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Daemon {
     child: Child,
+    program: PathBuf,
     interface: String,
     control: PathBuf,
     log: PathBuf,
@@ -36,9 +36,10 @@ pub struct Stopped {
 }
 
 impl Daemon {
-    /// Starts `veil run` in `namespace` and returns once its control socket answers and the log says it is ready.
+    /// Starts `veil run` in `namespace`, by that program, and returns once its control socket answers and the log says it is ready.
     /// Log and control socket are placed in `folder`.
     pub fn start(
+        veil: &Path,
         namespace: &Namespace,
         interface: &str,
         config: &Path,
@@ -48,7 +49,7 @@ impl Daemon {
         let (control, log) = (folder.join("veil.sock"), folder.join("veil.log"));
         let output = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
         let child = namespace
-            .command(veil_binary()?)
+            .command(veil)
             .args(["run", "--config"])
             .arg(config)
             .arg("--control")
@@ -61,14 +62,15 @@ impl Daemon {
             .process_group(0)
             .spawn()
             .context("starting veil")?;
-        let mut daemon = Daemon { child, interface: interface.to_owned(), control, log, finished: false };
+        let (program, interface) = (veil.to_owned(), interface.to_owned());
+        let mut daemon = Daemon { child, program, interface, control, log, finished: false };
         daemon.wait_until_ready()?;
         Ok(daemon)
     }
 
     /// `veil show` with further arguments ("--json", a peer's name).
     pub fn show(&self, arguments: &[&str]) -> Result<String> {
-        run(Command::new(veil_binary()?).arg("show").args(arguments).arg("--control").arg(&self.control))
+        run(Command::new(&self.program).arg("show").args(arguments).arg("--control").arg(&self.control))
     }
 
     /// What it has said so far.

@@ -105,7 +105,12 @@ impl Node {
 
     /// The same, with further arguments.
     pub fn start_with(&self, arguments: &[&str]) -> Result<Daemon> {
-        Daemon::start(&self.namespace, &self.interface, &self.write_config()?, &self.folder, arguments)
+        self.start_program(veil_binary()?, arguments)
+    }
+
+    /// The same, by another build of `veil`.
+    pub fn start_program(&self, veil: &Path, arguments: &[&str]) -> Result<Daemon> {
+        Daemon::start(veil, &self.namespace, &self.interface, &self.write_config()?, &self.folder, arguments)
     }
 }
 
