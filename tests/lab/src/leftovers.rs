@@ -9,8 +9,8 @@ use crate::namespace::Namespace;
 /// What every namespace and scratch folder of every lab begins with; the process id follows.
 pub(crate) const PREFIX: &str = "veil-";
 
-/// Where daemons keep files named after their interface, however they are started.
-const DAEMON_FOLDERS: [&str; 2] = ["/var/lib/veil", "/run/veil"];
+/// Where daemons, ours and those we are compared with, keep files named after their interface.
+const DAEMON_FOLDERS: [&str; 3] = ["/var/lib/veil", "/run/veil", "/var/run/wireguard"];
 
 /// The beginning of every interface name of lab `number` of process `pid`, short because names are (15 bytes).
 pub(crate) fn interface_prefix(pid: u32, number: usize) -> String {

@@ -7,21 +7,26 @@
 //! The one invariant: when a `Lab` is gone, the machine is as it was before.
 
 mod binary;
+mod counters;
 mod daemon;
 mod enter;
+mod flood;
 mod leftovers;
 mod namespace;
 mod node;
 mod ping;
 mod privileges;
 mod program;
+mod sendmmsg;
 mod spoofer;
 mod sys;
 mod transfer;
 
 pub use binary::{Profile, build_program, build_veil, veil_binary};
+pub use counters::Received;
 pub use daemon::{Daemon, Stopped};
 pub use enter::EnterGuard;
+pub use flood::{Flood, Ports, Sent};
 pub use leftovers::sweep_leftovers;
 pub use namespace::Namespace;
 pub use node::{Keys, Node};
@@ -94,11 +99,17 @@ impl Lab {
 
     /// A place for a `veil` daemon: a namespace, a key pair and the inner addresses it will have ("10.8.0.1/24").
     pub fn node(&self, name: &str, addresses: &[&str]) -> Result<Node> {
-        let interface = format!("{}{name}", self.interface_prefix);
-        ensure!(interface.len() <= 15, "interface name {interface} is longer than the kernel's 15 bytes");
+        let interface = self.interface(name)?;
         let folder = self.folder.join(name);
         fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
         Node::create(self.namespace(name)?, interface, folder, addresses)
+    }
+
+    /// An interface name no other lab has, for a daemon whose files outside the lab are named after its interface.
+    pub fn interface(&self, name: &str) -> Result<String> {
+        let interface = format!("{}{name}", self.interface_prefix);
+        ensure!(interface.len() <= 15, "interface name {interface} is longer than the kernel's 15 bytes");
+        Ok(interface)
     }
 
     /// The scratch folder, removed with the lab.

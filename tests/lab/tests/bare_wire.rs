@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
-use veil_lab::{Lab, Namespace, Transfer, ping, require_privileges};
+use veil_lab::{Flood, Lab, Namespace, Ports, Received, Transfer, ping, require_privileges};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -34,6 +34,40 @@ fn ping_and_transfer_cross_a_bare_wire() -> Result<()> {
     }
     assert!(ping(&a, "10.99.0.3", Duration::from_millis(300)).is_err(), "nobody lives at 10.99.0.3");
     Ok(())
+}
+
+#[test]
+fn every_packet_of_a_flood_is_counted_where_it_arrives() -> Result<()> {
+    if !require_privileges("every_packet_of_a_flood_is_counted_where_it_arrives") {
+        return Ok(());
+    }
+    let lab = Lab::new("flood")?;
+    let (a, b) = two_namespaces(&lab)?;
+    let target = "10.99.0.2".parse()?;
+    // The kernel asks for the neighbour's address first, which is no packet of the flood.
+    ping(&a, "10.99.0.2", SOON)?;
+    for flows in [1, 40] {
+        let _ports = in_namespace(&b, move || Ports::open(target, flows))?;
+        let before = Received::of(&b, "eth0")?;
+        let sent = in_namespace(&a, move || {
+            Flood::new(target, flows, 64)?.run(10_000.0, Duration::from_millis(50))
+        })?;
+        let received = Received::of(&b, "eth0")?.since(before);
+        // Ethernet, IPv4 and UDP headers before each payload; a late neighbour or router message is not 10 packets.
+        let arrived = received.bytes / (14 + 20 + 8 + 64);
+        assert!(
+            sent.packets > 0 && (sent.packets..sent.packets + 10).contains(&arrived),
+            "{sent:?} {received:?}"
+        );
+    }
+    Ok(())
+}
+
+fn in_namespace<T: Send + 'static>(
+    namespace: &Namespace,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    namespace.spawn(work).join().expect("no panic inside")
 }
 
 #[test]
