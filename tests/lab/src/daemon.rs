@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::namespace::Namespace;
-use crate::program::run;
-use crate::sys;
+use crate::program::{run, terminate};
 
 const READY_WITHIN: Duration = Duration::from_secs(15);
 const GONE_WITHIN: Duration = Duration::from_secs(10);
@@ -119,19 +118,11 @@ impl Daemon {
     }
 
     fn terminate(&mut self) -> Result<ExitStatus> {
-        // It may be gone already: `try_wait` below tells.
-        let _ = sys::signal(self.child.id(), libc::SIGTERM);
-        let deadline = Instant::now() + GONE_WITHIN;
-        while Instant::now() < deadline {
-            if let Some(status) = self.child.try_wait()? {
-                self.finished = true;
-                return Ok(status);
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        self.child.kill()?;
-        self.child.wait()?;
+        let (status, in_time) = terminate(&mut self.child, GONE_WITHIN)?;
         self.finished = true;
+        if in_time {
+            return Ok(status);
+        }
         bail!("veil did not end within {GONE_WITHIN:?} of SIGTERM; its log:\n{}", self.log());
     }
 }

@@ -3,9 +3,13 @@
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
+use std::{io, thread};
 
 use anyhow::{Context, Result, bail};
+
+use crate::sys;
 
 /// Runs `command` to its end and returns what it printed; a failure carries the command line and its stderr.
 pub fn run(command: &mut Command) -> Result<String> {
@@ -16,6 +20,21 @@ pub fn run(command: &mut Command) -> Result<String> {
         bail!("{} failed ({}): {}", line(command), output.status, complaint.trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Ends a child: SIGTERM, then, if it takes longer than `within`, SIGKILL. How it ended, and whether it did so in time.
+pub fn terminate(child: &mut Child, within: Duration) -> io::Result<(ExitStatus, bool)> {
+    // It may be gone already: `try_wait` below tells.
+    let _ = sys::signal(child.id(), libc::SIGTERM);
+    let deadline = Instant::now() + within;
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait()? {
+            return Ok((status, true));
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    child.kill()?;
+    Ok((child.wait()?, false))
 }
 
 /// Whether `name` is a program on the search path or in the administrator's folders.
