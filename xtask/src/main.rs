@@ -3,6 +3,7 @@
 //! It must build on a machine that has nothing yet but cargo and a C compiler, because it is what sets the machine
 //! up: so it links neither `veil` nor anything that needs headers, and runs `veil` as a program.
 
+mod bench;
 mod ci;
 mod demo;
 mod elevate;
@@ -43,6 +44,8 @@ enum Command {
     Setup(setup::Options),
     /// Run every test; those that need root say so when they are skipped
     Test(test::Options),
+    /// Measure VEIL beside the bare wire and its peers; an idle machine and an hour, or --quick
+    Bench(bench::Options),
     /// What CI runs: the tests, many more random ones, then formatting, lints, documentation and licences
     Ci,
 }
@@ -67,6 +70,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Run(options) => run::run(&options),
         Command::Setup(options) => setup::setup(&options),
         Command::Test(options) => test::test(&options),
+        Command::Bench(options) => bench::bench(&options),
         Command::Ci => ci::ci(),
     }
 }

@@ -1,0 +1,26 @@
+//! Bulk: how much TCP goes through, and what it costs the two daemons.
+
+use anyhow::Result;
+
+use super::figures::{Direction, Group, STREAMS, bulk_key};
+use super::iperf::Iperf;
+use super::measure::Samples;
+use super::plan::Settings;
+use super::topology::Tunnel;
+use crate::interrupt;
+
+/// All figures of `group`, which names the wire the tunnel is on.
+pub fn measure(tunnel: &Tunnel, group: Group, settings: &Settings, samples: &mut Samples) -> Result<()> {
+    let iperf = Iperf::serve(tunnel)?;
+    for streams in STREAMS {
+        for direction in Direction::BOTH {
+            interrupt::check()?;
+            let before = tunnel.cpu()?;
+            let moved = iperf.transfer(streams, direction, settings.bulk_seconds)?;
+            let key = bulk_key(group, streams, direction);
+            samples.add(&key, moved.gigabits_per_second);
+            samples.add_cpu(&key, tunnel, before, direction, moved.gigabits)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! Which figures there are: their keys in a results file, what they mean, and which way is better.
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+/// What `--figures` chooses among; each is one piece of work of a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Group {
+    /// Round trip times, idle and under bulk load
+    Latency,
+    /// TCP (cubic), 1 and 4 streams, both directions
+    Bulk,
+    /// 64-byte UDP, one and many flows: highest rate at 1 % loss or less
+    Small,
+    /// Bulk again with tx-udp-segmentation off: each datagram crosses alone, as on a NIC without USO
+    Segmented,
+    /// Round trip time under bulk load on a wire of 100 Mbit/s
+    Shaped,
+}
+
+impl Group {
+    pub const ALL: [Group; 5] = [Group::Latency, Group::Bulk, Group::Small, Group::Segmented, Group::Shaped];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Group::Latency => "latency",
+            Group::Bulk => "bulk",
+            Group::Small => "small packets",
+            Group::Segmented => "segmented wire",
+            Group::Shaped => "shaped wire",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Better {
+    More,
+    Less,
+}
+
+impl Better {
+    pub fn word(self) -> &'static str {
+        match self {
+            Better::More => "more is better",
+            Better::Less => "less is better",
+        }
+    }
+}
+
+/// One figure, as a results file describes it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Figure {
+    pub key: String,
+    pub title: String,
+    pub unit: String,
+    pub better: Better,
+    /// Details are in the results file only.
+    pub detail: bool,
+}
+
+/// Forward is from left, where iperf3's client and the pings are, to right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    Forward,
+    Back,
+}
+
+impl Direction {
+    pub const BOTH: [Direction; 2] = [Direction::Forward, Direction::Back];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Direction::Forward => "forward",
+            Direction::Back => "back",
+        }
+    }
+}
+
+pub const STREAMS: [u32; 2] = [1, 4];
+
+/// How many inner flows the small packets are spread over, and the word for it.
+pub const FLOWS: [(u16, &str); 2] = [(1, "one"), (64, "many")];
+
+/// The key of a bulk figure on either wire.
+pub fn bulk_key(group: Group, streams: u32, direction: Direction) -> String {
+    let wire = if group == Group::Segmented { "segmented" } else { "bulk" };
+    format!("{wire}-{streams}-{}", direction.word())
+}
+
+/// The key of a small-packet figure.
+pub fn small_key(flows: &str) -> String {
+    format!("small-{flows}")
+}
+
+/// All figures, in the order of the tables.
+pub fn figures() -> Vec<Figure> {
+    let mut all = Vec::new();
+    for group in [Group::Bulk, Group::Segmented] {
+        for streams in STREAMS {
+            for direction in Direction::BOTH {
+                let wire = if group == Group::Segmented { ", segmented wire" } else { "" };
+                let plural = if streams == 1 { "" } else { "s" };
+                let title = format!("TCP, {streams} stream{plural} {}{wire}", direction.word());
+                let key = bulk_key(group, streams, direction);
+                all.push(figure(&key, &title, "Gbit/s", Better::More));
+                all.extend(cpu_figures(&key, &title, "s/Gbit"));
+            }
+        }
+    }
+    for (_, flows) in FLOWS {
+        let (key, title) =
+            (small_key(flows), format!("64-byte UDP, {flows} flow{}", if flows == "one" { "" } else { "s" }));
+        all.push(figure(&key, &format!("{title}, at 1 % loss or less"), "kpps", Better::More));
+        all.extend(cpu_figures(&key, &title, "s/Mpkt"));
+    }
+    for (key, title) in [
+        ("rtt-idle-p50", "Round trip, idle, p50"),
+        ("rtt-idle-p99", "Round trip, idle, p99"),
+        ("rtt-bulk-p50", "Round trip under bulk load, p50"),
+        ("rtt-bulk-p99", "Round trip under bulk load, p99"),
+        ("rtt-shaped-p50", "Round trip under bulk load at 100 Mbit/s, p50"),
+        ("rtt-shaped-p99", "Round trip under bulk load at 100 Mbit/s, p99"),
+    ] {
+        all.push(figure(key, title, "ms", Better::Less));
+    }
+    all.push(Figure {
+        detail: true,
+        ..figure("shaped-rate", "TCP, 1 stream forward at 100 Mbit/s", "Mbit/s", Better::More)
+    });
+    all
+}
+
+fn cpu_figures(key: &str, title: &str, unit: &str) -> [Figure; 3] {
+    let one = |end: &str, whose: &str, detail| Figure {
+        detail,
+        ..figure(&format!("{key}-cpu{end}"), &format!("{title}: CPU of {whose}"), unit, Better::Less)
+    };
+    [
+        one("", "both daemons", false),
+        one("-sender", "the sending daemon", true),
+        one("-receiver", "the receiving daemon", true),
+    ]
+}
+
+fn figure(key: &str, title: &str, unit: &str, better: Better) -> Figure {
+    Figure { key: key.into(), title: title.into(), unit: unit.into(), better, detail: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_figure_has_a_key_of_its_own() {
+        let all = figures();
+        let keys: HashSet<&str> = all.iter().map(|figure| figure.key.as_str()).collect();
+        assert_eq!(keys.len(), all.len());
+        for expected in ["bulk-1-forward", "segmented-4-back-cpu", "small-many", "small-one-cpu-receiver"] {
+            assert!(keys.contains(expected), "{expected}");
+        }
+    }
+}

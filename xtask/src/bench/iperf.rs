@@ -1,0 +1,101 @@
+//! TCP transfers by iperf3: one server in the right namespace, a client per transfer in the left one.
+
+use std::net::Ipv4Addr;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use veil_lab::{Namespace, run};
+
+use super::figures::Direction;
+use super::topology::Tunnel;
+
+/// The server needs a moment to listen, and another to be done with the last transfer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A server, ended when dropped.
+pub struct Iperf {
+    server: Child,
+    client: Namespace,
+    target: Ipv4Addr,
+}
+
+/// What a transfer came to, by the receiver's count.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Moved {
+    pub gigabits: f64,
+    pub gigabits_per_second: f64,
+}
+
+impl Iperf {
+    pub fn serve(tunnel: &Tunnel) -> Result<Iperf> {
+        let mut server = tunnel.right.command("iperf3");
+        server.args(["--server", "--bind", &tunnel.target.to_string()]).stdin(Stdio::null());
+        let server = server.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).spawn();
+        let server = server.context("starting iperf3's server")?;
+        Ok(Iperf { server, client: tunnel.left.clone(), target: tunnel.target })
+    }
+
+    /// Moves bytes for so many seconds.
+    pub fn transfer(&self, streams: u32, direction: Direction, seconds: u32) -> Result<Moved> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.once(streams, direction, seconds) {
+                Ok(moved) => return Ok(moved),
+                Err(error) if Instant::now() >= deadline => return Err(error),
+                Err(_) => thread::sleep(Duration::from_millis(100)),
+            }
+        }
+    }
+
+    fn once(&self, streams: u32, direction: Direction, seconds: u32) -> Result<Moved> {
+        let mut client = self.client.command("iperf3");
+        client.args(["--json", "--congestion", "cubic", "--connect-timeout", "3000"]);
+        client.args(["--time", &seconds.to_string(), "--parallel", &streams.to_string()]);
+        if direction == Direction::Back {
+            client.arg("--reverse");
+        }
+        parse(&run(client.args(["--client", &self.target.to_string()]))?)
+    }
+}
+
+impl Drop for Iperf {
+    fn drop(&mut self) {
+        // It can only fail by being gone already.
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+fn parse(report: &str) -> Result<Moved> {
+    let report: Value = serde_json::from_str(report).context("iperf3's report is no JSON")?;
+    // It may end well and say only here that it did not.
+    if let Some(error) = report.get("error") {
+        bail!("iperf3: {error}");
+    }
+    let received = &report["end"]["sum_received"];
+    let number = |key: &str| received[key].as_f64().with_context(|| format!("iperf3's report lacks {key}"));
+    Ok(Moved { gigabits: number("bytes")? * 8e-9, gigabits_per_second: number("bits_per_second")? * 1e-9 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_receivers_count_is_taken() {
+        let report = r#"{"end": {"sum_sent": {"bytes": 9e9, "bits_per_second": 9e9},
+                                 "sum_received": {"bytes": 250000000, "bits_per_second": 1000000000.0}}}"#;
+        assert_eq!(parse(report).unwrap(), Moved { gigabits: 2.0, gigabits_per_second: 1.0 });
+    }
+
+    #[test]
+    fn an_error_inside_a_report_is_an_error() {
+        let busy = r#"{"start": {}, "end": {}, "error": "the server is busy"}"#;
+        assert!(parse(busy).unwrap_err().to_string().contains("busy"));
+        assert!(parse(r#"{"end": {}}"#).is_err() && parse("iperf3: no").is_err());
+    }
+}

@@ -1,0 +1,132 @@
+//! The run itself, as root: round by round, and within a round one contender after the other, so that a machine that grows
+//! slower in the meantime does so for all of them.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+
+use super::contenders::Contender;
+use super::figures::{Direction, Group};
+use super::plan::{Plan, Settings};
+use super::progress::Progress;
+use super::results::Entry;
+use super::stats::Spread;
+use super::topology::{Cpu, Tunnel, Wire};
+use super::{bulk, latency, small};
+use crate::interrupt;
+
+/// One contender's samples, by figure.
+#[derive(Default)]
+pub struct Samples(BTreeMap<String, Vec<f64>>);
+
+impl Samples {
+    pub fn add(&mut self, key: &str, value: f64) {
+        self.0.entry(key.to_owned()).or_default().push(value);
+    }
+
+    /// What both daemons have used since `before`, for each of `units`. Nothing where there are no daemons.
+    pub fn add_cpu(
+        &mut self,
+        key: &str,
+        tunnel: &Tunnel,
+        before: Option<Cpu>,
+        direction: Direction,
+        units: f64,
+    ) -> Result<()> {
+        if let Some((after, before)) = tunnel.cpu()?.zip(before) {
+            self.add_cpu_used(key, after.since(before), direction, units);
+        }
+        Ok(())
+    }
+
+    pub fn add_cpu_used(&mut self, key: &str, used: Cpu, direction: Direction, units: f64) {
+        let [sender, receiver] = used.by_role(direction).map(|seconds| seconds / units.max(1e-9));
+        self.add(&format!("{key}-cpu"), sender + receiver);
+        self.add(&format!("{key}-cpu-sender"), sender);
+        self.add(&format!("{key}-cpu-receiver"), receiver);
+    }
+}
+
+/// A contender on its way through the rounds.
+struct Runner<'a> {
+    contender: &'a Contender,
+    samples: Samples,
+    failures: Vec<String>,
+}
+
+impl Runner<'_> {
+    /// Says what went wrong once; the rounds that follow may go well.
+    fn fail(&mut self, what: &str, error: &anyhow::Error) {
+        let line = format!("{what}: {error:#}");
+        if !self.failures.contains(&line) {
+            self.failures.push(line);
+        }
+    }
+
+    fn entry(self) -> Entry {
+        let spreads = self.samples.0.into_iter();
+        let figures = spreads.filter_map(|(key, samples)| Some((key, Spread::of(&samples)?))).collect();
+        let Contender { name, kind, version, missing, .. } = self.contender.clone();
+        Entry { name, kind, version, missing, failures: self.failures, figures }
+    }
+}
+
+/// Measures all of it. An interruption is an error beside what was measured until then.
+pub fn measure(plan: &Plan) -> (Vec<Entry>, Result<()>) {
+    let new = |contender| Runner { contender, samples: Samples::default(), failures: Vec::new() };
+    let mut runners: Vec<Runner> = plan.contenders.iter().map(new).collect();
+    let outcome = rounds(plan, &mut runners);
+    (runners.into_iter().map(Runner::entry).collect(), outcome)
+}
+
+fn rounds(plan: &Plan, runners: &mut [Runner]) -> Result<()> {
+    ensure!(veil_lab::privileged(), "this kernel or container does not let root make network namespaces");
+    for name in veil_lab::sweep_leftovers() {
+        eprintln!("removed {name}, left behind by a run that was killed");
+    }
+    let present = runners.iter().filter(|runner| runner.contender.missing.is_none()).count();
+    let mut progress = Progress::new(plan.settings.rounds as usize * present * plan.groups.len());
+    for round in 1..=plan.settings.rounds {
+        for runner in runners.iter_mut().filter(|runner| runner.contender.missing.is_none()) {
+            interrupt::check()?;
+            let name = &runner.contender.name;
+            let at = |what: &str| format!("round {round} of {}  {name}  {what}", plan.settings.rounds);
+            let tunnel = match Tunnel::start(runner.contender) {
+                Ok(tunnel) => tunnel,
+                Err(error) => {
+                    interrupt::check()?;
+                    progress.skip(plan.groups.len());
+                    runner.fail("start", &error);
+                    continue;
+                }
+            };
+            for group in &plan.groups {
+                progress.step(&at(group.word()));
+                if let Err(error) = one(&tunnel, *group, &plan.settings, &mut runner.samples) {
+                    // Ctrl-C also ends what was running, and that is no failure of the contender.
+                    interrupt::check()?;
+                    runner.fail(group.word(), &error);
+                }
+            }
+        }
+    }
+    progress.end();
+    Ok(())
+}
+
+fn one(tunnel: &Tunnel, group: Group, settings: &Settings, samples: &mut Samples) -> Result<()> {
+    match group {
+        Group::Latency => latency::measure(tunnel, settings, samples),
+        Group::Bulk => bulk::measure(tunnel, group, settings, samples),
+        Group::Small => small::measure(tunnel, settings, samples),
+        Group::Segmented => {
+            tunnel.set_wire(Wire::Segmented).context("turning tx-udp-segmentation off")?;
+            bulk::measure(tunnel, group, settings, samples)?;
+            tunnel.set_wire(Wire::Plain)
+        }
+        Group::Shaped => {
+            tunnel.set_wire(Wire::Shaped).context("shaping the wire (does the kernel have tbf?)")?;
+            latency::measure_shaped(tunnel, settings, samples)
+        }
+    }
+}
