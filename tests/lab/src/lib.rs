@@ -32,9 +32,9 @@ pub use namespace::Namespace;
 pub use node::{Keys, Node};
 pub use ping::{Ping, ping};
 pub use privileges::{is_root, privileged, require_privileges, require_program};
+pub use program::{has_program, run, terminate};
 pub use spoofer::{Heard, Spoofer};
 pub use sys::{set_udp_segment, signal};
-pub use program::{has_program, run, terminate};
 pub use transfer::Transfer;
 
 use std::fs;
