@@ -20,7 +20,7 @@ pub enum Kind {
     Veil,
     /// VEIL built with `--cfg veil_null_cipher`: what does everything but the cipher cost?
     NullCipher,
-    /// A program that speaks WireGuard and is configured over its UAPI socket.
+    /// Another VPN in user space.
     Peer,
 }
 
@@ -141,10 +141,16 @@ fn peer(name: String, given: Option<PathBuf>) -> Result<Contender> {
     Ok(Contender { name, kind: Kind::Peer, program, arguments: Vec::new(), version, missing })
 }
 
-/// The first line of what `--version` prints.
+/// Name and number from the first line of what `--version` prints; what follows tells how it was built.
 fn version(program: &Path) -> Result<String> {
     let said = run(Command::new(program).arg("--version"))?;
-    Ok(said.lines().next().unwrap_or_default().trim().to_owned())
+    let line = said.lines().next().unwrap_or_default();
+    Ok(line
+        .split_once(" x86_64-")
+        .or_else(|| line.split_once(" aarch64-"))
+        .map_or(line, |(name, _)| name)
+        .trim()
+        .to_owned())
 }
 
 /// In a target folder of its own, so that neither build makes cargo forget the other.

@@ -55,9 +55,11 @@ struct Runner<'a> {
 }
 
 impl Runner<'_> {
-    /// Says what went wrong once; the rounds that follow may go well.
-    fn fail(&mut self, what: &str, error: &anyhow::Error) {
-        let line = format!("{what}: {error:#}");
+    /// Notes what went wrong; the rounds that follow may go well. The file gets one line without this machine's paths.
+    fn fail(&mut self, what: &str, error: &anyhow::Error, progress: &Progress) {
+        let story = format!("{what}: {error:#}");
+        progress.say(&format!("{}: {story}", self.contender.name));
+        let line = without_paths(story.lines().next().unwrap_or_default());
         if !self.failures.contains(&line) {
             self.failures.push(line);
         }
@@ -69,6 +71,11 @@ impl Runner<'_> {
         let Contender { name, kind, version, missing, .. } = self.contender.clone();
         Entry { name, kind, version, missing, failures: self.failures, figures }
     }
+}
+
+fn without_paths(line: &str) -> String {
+    let words = line.split(' ').map(|word| if word.contains('/') { ".." } else { word });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// Measures all of it. An interruption is an error beside what was measured until then.
@@ -96,7 +103,7 @@ fn rounds(plan: &Plan, runners: &mut [Runner]) -> Result<()> {
                 Err(error) => {
                     interrupt::check()?;
                     progress.skip(plan.groups.len());
-                    runner.fail("start", &error);
+                    runner.fail("start", &error, &progress);
                     continue;
                 }
             };
@@ -105,7 +112,7 @@ fn rounds(plan: &Plan, runners: &mut [Runner]) -> Result<()> {
                 if let Err(error) = one(&tunnel, *group, &plan.settings, &mut runner.samples) {
                     // Ctrl-C also ends what was running, and that is no failure of the contender.
                     interrupt::check()?;
-                    runner.fail(group.word(), &error);
+                    runner.fail(group.word(), &error, &progress);
                 }
             }
         }
@@ -127,6 +134,38 @@ fn one(tunnel: &Tunnel, group: Group, settings: &Settings, samples: &mut Samples
         Group::Shaped => {
             tunnel.set_wire(Wire::Shaped).context("shaping the wire (does the kernel have tbf?)")?;
             latency::measure_shaped(tunnel, settings, samples)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_told_once_and_tells_no_path() {
+        let contenders = super::super::contenders::find(&["raw".to_owned()], &[]).unwrap();
+        let mut runner =
+            Runner { contender: &contenders[0], samples: Samples::default(), failures: Vec::new() };
+        let progress = Progress::new(1);
+        for pid in [1, 1] {
+            let error = anyhow::anyhow!("reading /proc/{pid}/stat failed\nand a log");
+            runner.fail("bulk", &error, &progress);
+        }
+        assert_eq!(runner.entry().failures, ["bulk: reading .. failed"]);
+    }
+
+    #[test]
+    fn each_daemons_time_is_counted_to_its_role() {
+        let mut samples = Samples::default();
+        for direction in Direction::BOTH {
+            samples.add_cpu_used(direction.word(), Cpu { left: 2.0, right: 6.0 }, direction, 4.0);
+        }
+        let expected = [("-cpu", [2.0, 2.0]), ("-cpu-sender", [0.5, 1.5]), ("-cpu-receiver", [1.5, 0.5])];
+        for (what, values) in expected {
+            for (direction, value) in Direction::BOTH.into_iter().zip(values) {
+                assert_eq!(samples.0[&format!("{}{what}", direction.word())], [value]);
+            }
         }
     }
 }

@@ -12,8 +12,10 @@ mod iperf;
 mod latency;
 mod machine;
 mod measure;
+mod openvpn;
 mod peers;
 mod plan;
+mod program;
 mod progress;
 mod report;
 mod results;
@@ -47,7 +49,7 @@ each round measures one contender after the other. Results go to bench/results/.
 runs is in the figures.
 
 Contenders: raw (the veth pair alone), veil-LINK-THREADS, null-cipher (veil built without its cipher), gotatun, boringtun,
-wireguard-go. OpenVPN is not among them: it cannot be set up over WireGuard's interface.
+wireguard-go, openvpn, and any other WireGuard program by --peer.
 
   cargo xtask bench --quick --only veil,raw,wireguard-go --figures bulk
   cargo xtask bench --peer wireguard-go=../wireguard-go/wireguard-go
@@ -114,7 +116,7 @@ pub fn bench(options: &Options) -> Result<()> {
         );
     }
     let measured = hand_to_root(&plan)?;
-    let results = Results {
+    let mut results = Results {
         date: machine::today(),
         machine,
         settings: plan.settings,
@@ -122,8 +124,12 @@ pub fn bench(options: &Options) -> Result<()> {
         contenders: measured.contenders,
     };
     if !measured.complete {
-        println!("{}", report::text(&results));
-        bail!("interrupted: what was measured until then is above, and nothing was written");
+        let spreads = results.contenders.iter().flat_map(|entry| entry.figures.values());
+        results.settings.rounds = spreads.map(|spread| spread.samples.len() as u32).max().unwrap_or(0);
+        if results.settings.rounds > 0 {
+            println!("{}", report::text(&results));
+        }
+        bail!("not everything was measured, so nothing was written");
     }
     let path = results.save(&crate::workspace().join("bench/results"))?;
     show(&results, options, &path)

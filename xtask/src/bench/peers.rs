@@ -14,6 +14,13 @@ pub struct Peer {
     from: From,
 }
 
+/// How a peer wants to be set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    WireGuard,
+    OpenVpn,
+}
+
 enum From {
     /// A crate, installed below the target folder.
     Crate(&'static str),
@@ -21,7 +28,8 @@ enum From {
     Debian(&'static str),
 }
 
-/// OpenVPN is not among them: it needs certificates and a set-up of its own.
+const OPENVPN: &str = "openvpn";
+
 pub const PEERS: &[Peer] = &[
     Peer {
         name: "gotatun",
@@ -41,10 +49,21 @@ pub const PEERS: &[Peer] = &[
         cure: "`apt-get install wireguard-go`, or `--peer wireguard-go=PATH` for a newer one",
         from: From::Debian("wireguard-go"),
     },
+    Peer {
+        name: OPENVPN,
+        program: "openvpn",
+        cure: "`apt-get install openvpn openssl`",
+        from: From::Debian("openvpn"),
+    },
 ];
 
 pub fn known(name: &str) -> Option<&'static Peer> {
     PEERS.iter().find(|peer| peer.name == name)
+}
+
+/// All but OpenVPN speak WireGuard, those given by path too.
+pub fn speaks(name: &str) -> Speaks {
+    if name == OPENVPN { Speaks::OpenVpn } else { Speaks::WireGuard }
 }
 
 impl Peer {

@@ -49,6 +49,7 @@ impl Settings {
     /// "medians of 5 rounds", with a warning where it is due.
     pub fn line(&self) -> String {
         let quick = if self.quick { " (quick: short ones, good for a first look only)" } else { "" };
-        format!("medians of {} rounds{quick}", self.rounds)
+        let plural = if self.rounds == 1 { "" } else { "s" };
+        format!("medians of {} round{plural}{quick}", self.rounds)
     }
 }

@@ -24,6 +24,12 @@ impl Progress {
         let _ = write!(io::stderr(), "{before}{line}{after}").and_then(|()| io::stderr().flush());
     }
 
+    /// Something to read that stays.
+    pub fn say(&self, what: &str) {
+        let before = if self.live { "\r\x1b[K" } else { "" };
+        let _ = writeln!(io::stderr(), "{before}{what}");
+    }
+
     /// So many steps will not happen.
     pub fn skip(&mut self, steps: usize) {
         self.begun += steps;

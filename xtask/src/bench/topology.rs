@@ -2,6 +2,7 @@
 //! them. Made anew for each contender in each round, so that nothing carries over; dropping it takes all of it down.
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -10,7 +11,10 @@ use veil_lab::{Daemon, Lab, Namespace, Received, ping};
 use super::contenders::{Contender, Kind};
 use super::cpu;
 use super::figures::Direction;
-use super::wireguard::{Configuration, KEYS, WireGuard};
+use super::openvpn::{self, Ends, Identity};
+use super::peers::{self, Speaks};
+use super::program::Program;
+use super::wireguard::{self, Configuration, KEYS};
 
 /// What both ends of the veth pair are called.
 pub const WIRE: &str = "eth0";
@@ -33,21 +37,21 @@ pub enum Wire {
 
 enum Running {
     Veil(Daemon),
-    WireGuard(WireGuard),
+    Peer(Program),
 }
 
 impl Running {
     fn pid(&self) -> u32 {
         match self {
             Running::Veil(daemon) => daemon.pid(),
-            Running::WireGuard(program) => program.pid(),
+            Running::Peer(program) => program.pid(),
         }
     }
 
     fn log(&self) -> String {
         match self {
             Running::Veil(daemon) => daemon.log(),
-            Running::WireGuard(program) => program.log(),
+            Running::Peer(program) => program.log(),
         }
     }
 }
@@ -55,8 +59,8 @@ impl Running {
 /// CPU seconds the two daemons have used, or used between two looks.
 #[derive(Clone, Copy, Debug)]
 pub struct Cpu {
-    left: f64,
-    right: f64,
+    pub left: f64,
+    pub right: f64,
 }
 
 impl Cpu {
@@ -93,8 +97,8 @@ impl Tunnel {
         let lab = Lab::new("bench")?;
         let tunnel = match (contender.kind, &contender.program) {
             (Kind::Raw, _) => bare(lab)?,
-            (Kind::Veil | Kind::NullCipher, Some(_)) => veil(lab, contender)?,
-            (Kind::Peer, Some(_)) => wireguard(lab, contender)?,
+            (Kind::Veil | Kind::NullCipher, Some(program)) => veil(lab, contender, program)?,
+            (Kind::Peer, Some(program)) => peer(lab, contender, program)?,
             (_, None) => anyhow::bail!("{} has no program", contender.name),
         };
         ping(&tunnel.left, &tunnel.target.to_string(), FIRST_REPLY_WITHIN)
@@ -166,8 +170,7 @@ fn bare(lab: Lab) -> Result<Tunnel> {
     Ok(Tunnel { daemons, left, right, target: OUTER[1], device, link_header: ETHERNET_HEADER, _lab: lab })
 }
 
-fn veil(lab: Lab, contender: &Contender) -> Result<Tunnel> {
-    let program = contender.program.as_deref().context("no program")?;
+fn veil(lab: Lab, contender: &Contender, program: &Path) -> Result<Tunnel> {
     let [left_address, right_address] = INNER.map(|address| format!("{address}/24"));
     let mut left = lab.node("l", &[&left_address])?;
     let mut right = lab.node("r", &[&right_address])?;
@@ -184,24 +187,36 @@ fn veil(lab: Lab, contender: &Contender) -> Result<Tunnel> {
     Ok(Tunnel { daemons, left, right, target: INNER[1], device, link_header: 0, _lab: lab })
 }
 
-fn wireguard(lab: Lab, contender: &Contender) -> Result<Tunnel> {
-    let program = contender.program.as_deref().context("no program")?;
+fn peer(lab: Lab, contender: &Contender, program: &Path) -> Result<Tunnel> {
     let (left, right) = (lab.namespace("l")?, lab.namespace("r")?);
     join(&lab, &left, &right)?;
     let interfaces = [lab.interface("l")?, lab.interface("r")?];
+    let speaks = peers::speaks(&contender.name);
+    let identity = match speaks {
+        Speaks::WireGuard => None,
+        Speaks::OpenVpn => Some(Identity::generate(lab.folder())?),
+    };
     let mut daemons = Vec::new();
     for (own, namespace) in [&left, &right].into_iter().enumerate() {
-        let other = 1 - own;
-        let configuration = Configuration {
-            keys: KEYS[own],
-            peer: KEYS[other],
-            peer_endpoint: OUTER[other],
-            peer_address: INNER[other],
+        let (other, interface, folder) = (1 - own, &interfaces[own], lab.folder());
+        let started = match &identity {
+            None => {
+                let configuration = Configuration {
+                    keys: KEYS[own],
+                    peer: KEYS[other],
+                    peer_endpoint: OUTER[other],
+                    peer_address: INNER[other],
+                };
+                let address = format!("{}/24", INNER[own]);
+                wireguard::start(program, namespace, interface, &address, &configuration, folder)
+            }
+            Some(identity) => {
+                let (outer, inner) = ([OUTER[own], OUTER[other]], [INNER[own], INNER[other]]);
+                let ends = Ends { outer, inner, server: own == 1 };
+                openvpn::start(program, namespace, interface, &ends, identity, folder)
+            }
         };
-        let address = format!("{}/24", INNER[own]);
-        let started =
-            WireGuard::start(program, namespace, &interfaces[own], &address, &configuration, lab.folder());
-        daemons.push(Running::WireGuard(started.with_context(|| contender.name.clone())?));
+        daemons.push(Running::Peer(started.with_context(|| contender.name.clone())?));
     }
     let [_, device] = interfaces;
     Ok(Tunnel { daemons, left, right, target: INNER[1], device, link_header: 0, _lab: lab })

@@ -1,26 +1,24 @@
 //! A WireGuard program: started in the foreground, then configured over its UAPI socket, since no `wg` may be here.
 //!
 //! Follows wireguard.com/xplatform: `PROGRAM -f INTERFACE`, a socket at `/var/run/wireguard/INTERFACE.sock`, and the
-//! "set" operation. Dropping it ends it.
+//! "set" operation.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use veil_lab::{Namespace, terminate};
+use veil_lab::Namespace;
+
+use super::program::Program;
 
 pub const PORT: u16 = 51_820;
 /// What wg-quick gives an interface over Ethernet.
 const MTU: &str = "1420";
 const READY_WITHIN: Duration = Duration::from_secs(10);
-const GONE_WITHIN: Duration = Duration::from_secs(3);
 
 /// A pair of X25519 keys in hexadecimal.
 #[derive(Clone, Copy)]
@@ -61,75 +59,39 @@ impl Configuration {
     }
 }
 
-/// A running program and its log.
-pub struct WireGuard {
-    child: Child,
-    log: PathBuf,
+/// Starts `program` in `namespace`, configures it and gives its interface the address ("10.8.0.1/24").
+pub fn start(
+    program: &Path,
+    namespace: &Namespace,
+    interface: &str,
+    address: &str,
+    configuration: &Configuration,
+    folder: &Path,
+) -> Result<Program> {
+    let mut command = namespace.command(program);
+    command.args(["-f", interface]);
+    // The Rust ones would give up root for the user sudo was called by; wireguard-go takes no notice.
+    command.env("WG_SUDO", "1").env("WG_LOG_LEVEL", "error").env("LOG_LEVEL", "error");
+    let mut started = Program::start(command, &folder.join(format!("{interface}.log")))?;
+    let socket = connect(&mut started, &Path::new("/var/run/wireguard").join(format!("{interface}.sock")))?;
+    set(socket, &configuration.text())?;
+    namespace.address(interface, address)?;
+    namespace.exec(["ip", "link", "set", "dev", interface, "mtu", MTU, "up"])?;
+    Ok(started)
 }
 
-impl WireGuard {
-    /// Starts `program` in `namespace`, configures it and gives its interface the address ("10.8.0.1/24").
-    pub fn start(
-        program: &Path,
-        namespace: &Namespace,
-        interface: &str,
-        address: &str,
-        configuration: &Configuration,
-        folder: &Path,
-    ) -> Result<WireGuard> {
-        let log = folder.join(format!("{interface}.log"));
-        let output = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
-        let child = namespace
-            .command(program)
-            .args(["-f", interface])
-            // The Rust ones would give up root for the user sudo was called by; wireguard-go takes no notice.
-            .env("WG_SUDO", "1")
-            .env("WG_LOG_LEVEL", "error")
-            .env("LOG_LEVEL", "error")
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
-            .process_group(0)
-            .spawn()
-            .with_context(|| format!("starting {}", program.display()))?;
-        let mut started = WireGuard { child, log };
-        let socket = started.connect(&Path::new("/var/run/wireguard").join(format!("{interface}.sock")))?;
-        set(socket, &configuration.text())?;
-        namespace.address(interface, address)?;
-        namespace.exec(["ip", "link", "set", "dev", interface, "mtu", MTU, "up"])?;
-        Ok(started)
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    pub fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    fn connect(&mut self, path: &Path) -> Result<UnixStream> {
-        let deadline = Instant::now() + READY_WITHIN;
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                bail!("it ended ({status}) before it was ready:\n{}", self.log());
+/// Waits for the UAPI socket.
+fn connect(program: &mut Program, path: &Path) -> Result<UnixStream> {
+    let deadline = Instant::now() + READY_WITHIN;
+    loop {
+        program.check()?;
+        match UnixStream::connect(path) {
+            Ok(socket) => return Ok(socket),
+            Err(error) if Instant::now() >= deadline => {
+                return Err(error).with_context(|| format!("connecting to {}", path.display()));
             }
-            match UnixStream::connect(path) {
-                Ok(socket) => return Ok(socket),
-                Err(error) if Instant::now() >= deadline => {
-                    return Err(error).with_context(|| format!("connecting to {}", path.display()));
-                }
-                Err(_) => thread::sleep(Duration::from_millis(20)),
-            }
+            Err(_) => thread::sleep(Duration::from_millis(20)),
         }
-    }
-}
-
-impl Drop for WireGuard {
-    /// SIGTERM, on which it removes its interface and its socket; SIGKILL if that does not do.
-    fn drop(&mut self) {
-        // A drop has nobody to tell; the lab ends whatever is left inside.
-        let _ = terminate(&mut self.child, GONE_WITHIN);
     }
 }
 
