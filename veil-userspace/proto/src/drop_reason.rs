@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::SingleWriter;
+
 macro_rules! drop_reasons {
     ($($(#[$doc:meta])* $name:ident => $text:literal,)*) => {
         /// Why something was dropped. Nothing is dropped without one of these.
@@ -130,7 +132,7 @@ impl DropCounters {
     /// Counts `n` drops for one reason.
     #[inline]
     pub fn add(&self, reason: DropReason, n: u64) {
-        self.0[reason as usize].fetch_add(n, Relaxed);
+        self.0[reason as usize].bump(n);
     }
 
     /// How often `reason` was counted.

@@ -9,6 +9,7 @@
 //! 5. **No unsafe, no threads, no clock.**
 
 pub mod allowed_ips;
+pub mod counter;
 pub mod crypto;
 pub mod drop_reason;
 pub mod entropy;
@@ -22,6 +23,7 @@ pub mod time;
 pub mod timers;
 pub mod tunnel;
 
+pub use counter::SingleWriter;
 pub use drop_reason::{DropCounters, DropReason};
 pub use entropy::Entropy;
 pub use path::Path;

@@ -11,6 +11,8 @@ use zeroize::Zeroizing;
 
 /// Length of the header, and of the piece of body the mask is made from.
 const BLOCK: usize = 16;
+/// Blocks encrypted in one call: what one call costs besides is worth several blocks.
+const BATCH: usize = 32;
 
 /// The header key of one receiver (`hp_key` in `protocol.md`); wiped on drop.
 #[derive(Clone)]
@@ -33,10 +35,40 @@ impl HeaderKey {
         let Some(sample) = rest.first_chunk::<BLOCK>() else { return false };
         let mut block = aes::Block::from(*sample);
         self.0.encrypt_block(&mut block);
-        let masked = u128::from_ne_bytes(*header) ^ u128::from_ne_bytes(block.into());
-        *header = masked.to_ne_bytes();
+        xor(header, block);
         true
     }
+
+    /// Masks or unmasks every datagram of a run: each begins `segment` bytes after the one before.
+    pub fn mask_run(&self, run: &mut [u8], segment: usize) {
+        if segment == 0 || segment >= run.len() {
+            self.mask(run);
+            return;
+        }
+        let mut blocks = [aes::Block::default(); BATCH];
+        for datagrams in run.chunks_mut(segment.saturating_mul(BATCH)) {
+            let mut count = 0;
+            for (block, datagram) in blocks.iter_mut().zip(datagrams.chunks(segment)) {
+                // One without 16 bytes of body can only be the last.
+                let Some(sample) = datagram.get(BLOCK..2 * BLOCK) else { break };
+                block.copy_from_slice(sample);
+                count += 1;
+            }
+            let masks = &mut blocks[..count];
+            self.0.encrypt_blocks(masks);
+            for (block, datagram) in masks.iter().zip(datagrams.chunks_mut(segment)) {
+                if let Some(header) = datagram.first_chunk_mut() {
+                    xor(header, *block);
+                }
+            }
+        }
+    }
+}
+
+#[inline]
+fn xor(header: &mut [u8; BLOCK], mask: aes::Block) {
+    let masked = u128::from_ne_bytes(*header) ^ u128::from_ne_bytes(mask.into());
+    *header = masked.to_ne_bytes();
 }
 
 #[cfg(test)]
@@ -59,6 +91,23 @@ mod tests {
             assert!(key.mask(&mut datagram));
             assert_eq!(datagram, original[..len]);
         }
+    }
+
+    #[test]
+    fn a_run_is_masked_as_its_datagrams_are() {
+        let key = key(1, &NetworkSecret::default());
+        for segment in [32, 33, 64, 1452] {
+            for len in (0..70).map(|count| count * segment).flat_map(|whole| [whole, whole + 7, whole + 31]) {
+                let mut run: Vec<u8> = (0..len).map(|n| (n * 7 % 251) as u8).collect();
+                let mut one_by_one = run.clone();
+                one_by_one.chunks_mut(segment).for_each(|datagram| _ = key.mask(datagram));
+                key.mask_run(&mut run, segment);
+                assert!(run == one_by_one, "{len} bytes in datagrams of {segment}");
+            }
+        }
+        let mut nothing = [1; 10];
+        key.mask_run(&mut nothing, 0);
+        assert_eq!(nothing, [1; 10]);
     }
 
     #[test]

@@ -44,6 +44,22 @@ impl Sealer {
     /// [`Exhausted`] once the key's reject limit is reached; the datagram is unchanged then.
     #[inline]
     pub fn seal(&mut self, datagram: &mut [u8]) -> Result<(), Exhausted> {
+        self.seal_unmasked(datagram)?;
+        self.receiver_header.mask(datagram);
+        Ok(())
+    }
+
+    /// Masks the headers of a run whose datagrams were sealed by [`seal_unmasked`](Self::seal_unmasked).
+    pub fn mask_run(&self, run: &mut [u8], segment: usize) {
+        self.receiver_header.mask_run(run, segment);
+    }
+
+    /// The same as [`seal`](Self::seal) with the header left as it is: it must be masked before it is sent.
+    ///
+    /// # Errors
+    /// As [`seal`](Self::seal).
+    #[inline]
+    pub fn seal_unmasked(&mut self, datagram: &mut [u8]) -> Result<(), Exhausted> {
         debug_assert!(datagram.len() >= MIN_DATAGRAM);
         if self.budget.exhausted() {
             return Err(Exhausted);
@@ -54,7 +70,6 @@ impl Sealer {
         let (header, body) = datagram.split_at_mut(HEADER_LEN);
         Header { kind: TYPE_DATA, index: self.receiver_index, counter }.write(header);
         aead_encrypt(&self.key, counter, header, body);
-        self.receiver_header.mask(datagram);
         Ok(())
     }
 

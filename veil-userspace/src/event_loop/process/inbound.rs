@@ -1,7 +1,6 @@
 //! Inbound: every datagram of a run is opened in place, every mux frame checked, every accepted packet marked.
 
-use std::sync::atomic::Ordering::Relaxed;
-
+use veil_proto::SingleWriter;
 use veil_proto::mux::frame::{ACK, CONTROL, FRAGMENT, HEADER_LEN as MUX_HEADER, IP, PROBE};
 use veil_proto::mux::{Frames, Item, RawFrame};
 use veil_proto::session::HEADER_LEN;
@@ -61,7 +60,7 @@ impl Process {
             }
             frame.set_len(len);
             frame.table_mut().push((len - HEADER_LEN) as u16);
-            self.counters.reassembled.fetch_add(1, Relaxed);
+            self.counters.reassembled.bump(1);
             if let Err(refused) = to_tun.push(Opened { frame: frame.into(), segment: len as u16, tos }) {
                 refused.frame.home(&mut self.injected);
             }
@@ -98,7 +97,9 @@ impl Process {
         now: Now,
     ) -> bool {
         let (path, tos, ranges) = (run.path, run.tos, run.ranges());
+        let segment = usize::from(run.segment);
         let (bytes, table) = run.frame.split_mut();
+        self.sessions.unmask_run(bytes, segment);
         let mut delivers = false;
         for range in ranges {
             let Some(datagram) = bytes.get_mut(range) else { continue };
@@ -107,7 +108,7 @@ impl Process {
                 continue;
             }
             let mut len = 0;
-            match self.sessions.open(datagram, &path, now) {
+            match self.sessions.open_unmasked(datagram, &path, now) {
                 Inbound::Data(opened) => {
                     if let Some(plaintext) = datagram.get_mut(HEADER_LEN..HEADER_LEN + opened.len) {
                         len = self.mark_frames(opened, tos, plaintext, &mut delivers, now);
@@ -141,7 +142,7 @@ impl Process {
             let mut frames = Frames::resume(plaintext, at);
             let Some(item) = frames.next() else { return at };
             let next = frames.position();
-            self.counters.frames.fetch_add(1, Relaxed);
+            self.counters.frames.bump(1);
             let (offset, end, accepted) = match item {
                 Item::Frame(frame) => {
                     let (offset, end) = (frame.offset, frame.payload.end);
@@ -183,7 +184,7 @@ impl Process {
                 return match self.sessions.accept_ip(from.peer, frame.flags, packet, tos) {
                     Ok(accepted) => {
                         self.sessions.carried(from, now);
-                        self.counters.ip.fetch_add(1, Relaxed);
+                        self.counters.ip.bump(1);
                         Some(accepted.partial)
                     }
                     Err(reason) => {
@@ -213,7 +214,7 @@ impl Process {
             _ => (Ok(()), &self.counters.skipped),
         };
         match taken {
-            Ok(()) => _ = counter.fetch_add(1, Relaxed),
+            Ok(()) => _ = counter.bump(1),
             Err(reason) => self.drop_frame(from.peer, reason),
         }
         None

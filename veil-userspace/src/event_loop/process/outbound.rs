@@ -7,8 +7,7 @@
 
 mod split;
 
-use std::sync::atomic::Ordering::Relaxed;
-
+use veil_proto::SingleWriter;
 use veil_proto::mux::checksum::{finish, sender_partial};
 use veil_proto::mux::frame::{FLAG_PARTIAL, FRAGMENT, HEADER_LEN as MUX_HEADER, IP, write_header};
 use veil_proto::mux::inner::ecn_of;
@@ -148,7 +147,7 @@ impl OpenRun {
             }
         }
         let datagram = &mut buffer[self.start..self.start + len];
-        if sessions.seal(self.peer, datagram, now).is_err() {
+        if sessions.seal_unmasked(self.peer, datagram, now).is_err() {
             self.ended = true;
             return Err(packets);
         }
@@ -176,7 +175,7 @@ impl Process {
             if inner.vnet_hdr.gso_type != GSO_NONE {
                 self.seal_super(&inner, to_link, now);
             } else {
-                self.counters.tun_packets.fetch_add(1, Relaxed);
+                self.counters.tun_packets.bump(1);
                 if let Err(reason) = self.seal_inner(&mut inner, to_link, now) {
                     self.counters.drops.count(reason);
                 }
@@ -245,7 +244,7 @@ impl Process {
         }
         self.sessions.squeezed(peer, MUX_HEADER + packet.len() + MIN_DATAGRAM);
         let id = self.sessions.next_fragment_id(peer);
-        self.counters.fragmented.fetch_add(1, Relaxed);
+        self.counters.fragmented.bump(1);
         // Pieces of one size: their datagrams follow each other in one run, where a short one would end it.
         let pieces = packet.len().div_ceil(room - MUX_HEADER - FRAGMENT_HEADER);
         let (mut offset, step) = (0, packet.len().div_ceil(pieces));
@@ -311,7 +310,7 @@ impl Process {
 
     fn account(counters: &super::ProcessCounters, sealed: Result<u64, u64>) {
         match sealed {
-            Ok(packets) => _ = counters.sealed.fetch_add(packets, Relaxed),
+            Ok(packets) => _ = counters.sealed.bump(packets),
             Err(packets) => counters.drops.add(DropReason::NoSession, packets),
         }
     }
@@ -329,15 +328,20 @@ impl Process {
     }
 
     pub(super) fn send_run(&mut self, run: OpenRun, to_link: &mut impl Outbox<Sealed>) {
-        let OpenRun { mut frame, path, tos, segment, start, sealed_datagrams, .. } = run;
+        let OpenRun { peer, mut frame, path, tos, segment, start, sealed_datagrams, .. } = run;
         if sealed_datagrams == 0 {
             return self.transmit.give(frame);
         }
         frame.set_len(start);
-        self.counters.runs.fetch_add(1, Relaxed);
+        if self.sessions.mask_run(peer, frame.bytes_mut(), segment).is_err() {
+            // They were sealed under a session that is there, in this very step.
+            self.counters.dropped_datagrams.bump(sealed_datagrams as u64);
+            return self.transmit.give(frame);
+        }
+        self.counters.runs.bump(1);
         let sealed = Sealed { frame: frame.into(), segment: segment as u16, tos, path };
         if let Err(refused) = to_link.push(sealed) {
-            self.counters.dropped_datagrams.fetch_add(refused.datagrams() as u64, Relaxed);
+            self.counters.dropped_datagrams.bump(refused.datagrams() as u64);
             refused.frame.home(&mut self.transmit);
         }
     }

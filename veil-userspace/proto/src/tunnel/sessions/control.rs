@@ -5,9 +5,8 @@
 //! applied (a Config only if no later session has brought one), but not acknowledged. A stream dies with its session; what still matters then, its owner says again in
 //! the next one, so every message is the whole of what it says.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use super::{Opened, PeerEvent, Sessions};
+use crate::SingleWriter;
 use crate::allowed_ips::IpNet;
 use crate::mux::control::{CloseReason, read_messages};
 use crate::mux::{Config, Message, frame};
@@ -73,7 +72,7 @@ impl Sessions {
         }
         peer.slots.remove(from.session);
         self.wipe(from.session);
-        self.counters.closed.fetch_add(1, Relaxed);
+        self.counters.closed.bump(1);
         true
     }
 
@@ -174,11 +173,11 @@ impl Sessions {
         match session.control_out.on_timer(now.mono) {
             Timeout::NotYet => {}
             Timeout::Retransmit(frames) => {
-                self.counters.control_resent.fetch_add(frames, Relaxed);
+                self.counters.control_resent.bump(frames);
                 self.owe(peer_id);
             }
             Timeout::Exhausted => {
-                self.counters.control_given_up.fetch_add(1, Relaxed);
+                self.counters.control_given_up.bump(1);
                 self.request(peer_id);
             }
         }
@@ -213,11 +212,11 @@ impl Sessions {
             let (next, bitmap) = session.control_in.ack();
             payload.extend_from_slice(&next.to_le_bytes());
             payload.extend_from_slice(&bitmap.to_le_bytes());
-            self.counters.acks_sent.fetch_add(1, Relaxed);
+            self.counters.acks_sent.bump(1);
             return Some(frame::ACK);
         }
         payload.extend_from_slice(session.control_out.next_due(now.mono)?);
-        self.counters.control_sent.fetch_add(1, Relaxed);
+        self.counters.control_sent.bump(1);
         self.watch_session(id);
         Some(frame::CONTROL)
     }

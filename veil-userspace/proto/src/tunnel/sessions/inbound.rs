@@ -2,9 +2,8 @@
 //!
 //! Before the AEAD has opened, only drop counters move.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use super::{Accepted, Inbound, Opened, Sessions};
+use crate::SingleWriter;
 use crate::handshake::message::{Header, MAX_HANDSHAKE, TYPE_DATA};
 use crate::mux::checksum::accept_partial;
 use crate::mux::frame::FLAG_PARTIAL;
@@ -17,25 +16,32 @@ use crate::tunnel::{PeerEvent, ToHandshakes};
 use crate::{DropReason, Now, Path, PeerId};
 
 impl Sessions {
+    /// Unmasks the headers of a run of datagrams, `segment` bytes apart, each for [`open_unmasked`](Self::open_unmasked).
+    pub fn unmask_run(&self, run: &mut [u8], segment: usize) {
+        self.header_key.mask_run(run, segment);
+    }
+
     /// Opens one datagram from `path` in place.
     pub fn open(&mut self, datagram: &mut [u8], path: &Path, now: Now) -> Inbound {
-        let inbound = self.unmask_and_open(datagram, path, now);
+        self.header_key.mask(datagram);
+        self.open_unmasked(datagram, path, now)
+    }
+
+    /// Opens one datagram whose header is unmasked already.
+    pub fn open_unmasked(&mut self, datagram: &mut [u8], path: &Path, now: Now) -> Inbound {
+        let inbound = self.look_up_and_open(datagram, path, now);
         match &inbound {
-            Inbound::Data(_) => self.counters.opened.fetch_add(1, Relaxed),
-            Inbound::Handshake => self.counters.handshake.fetch_add(1, Relaxed),
-            Inbound::Dropped(reason) => {
-                self.counters.drops.count(*reason);
-                0
-            }
-        };
+            Inbound::Data(_) => self.counters.opened.bump(1),
+            Inbound::Handshake => self.counters.handshake.bump(1),
+            Inbound::Dropped(reason) => self.counters.drops.count(*reason),
+        }
         inbound
     }
 
-    fn unmask_and_open(&mut self, datagram: &mut [u8], path: &Path, now: Now) -> Inbound {
+    fn look_up_and_open(&mut self, datagram: &mut [u8], path: &Path, now: Now) -> Inbound {
         if datagram.len() < MIN_DATAGRAM {
             return Inbound::Dropped(DropReason::TooShort);
         }
-        self.header_key.mask(datagram);
         let header = match Header::parse(datagram) {
             Ok(header) => header,
             Err(reason) => return self.makes_no_sense(datagram, path, reason),
@@ -95,8 +101,8 @@ impl Sessions {
         let limit_reached = session.opener.must_rekey();
         let first_under_new_index = session.rotator.arrived(header.index, now.mono);
         let peer = self.peers.get_mut(peer_id.index()).ok_or(DropReason::UnknownPeer)?;
-        peer.counters.rx_packets.fetch_add(1, Relaxed);
-        peer.counters.rx_bytes.fetch_add(datagram.len() as u64, Relaxed);
+        peer.counters.rx_packets.bump(1);
+        peer.counters.rx_bytes.bump(datagram.len() as u64);
 
         let before = peer.slots.current();
         let moved = peer.slots.opened(id, peer.smaller);

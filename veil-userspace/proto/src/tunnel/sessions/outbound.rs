@@ -2,9 +2,8 @@
 //!
 //! Only a peer's current session seals, and only before its time and its key's limit are over.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use super::{Outbound, Sessions};
+use crate::SingleWriter;
 use crate::session::limits::UNANSWERED;
 use crate::session::{Exhausted, MIN_DATAGRAM, Role};
 use crate::timers::NEVER;
@@ -75,15 +74,37 @@ impl Sessions {
     /// [`Exhausted`] when there is no session whose key may still be used.
     #[inline]
     pub fn seal(&mut self, peer_id: PeerId, datagram: &mut [u8], now: Now) -> Result<(), Exhausted> {
+        self.seal_unmasked(peer_id, datagram, now)?;
+        self.mask_run(peer_id, datagram, 0)
+    }
+
+    /// Masks the headers of a run to `peer` whose datagrams, `segment` bytes apart, were sealed by
+    /// [`seal_unmasked`](Self::seal_unmasked) since anything else happened.
+    ///
+    /// # Errors
+    /// [`Exhausted`] if there is no session that could have sealed them; they must not be sent.
+    pub fn mask_run(&mut self, peer: PeerId, run: &mut [u8], segment: usize) -> Result<(), Exhausted> {
+        let peer = self.peers.get(peer.index()).ok_or(Exhausted)?;
+        let session = peer.slots.current().and_then(|id| self.table.get(id)).ok_or(Exhausted)?;
+        session.sealer.mask_run(run, segment);
+        Ok(())
+    }
+
+    /// The same as [`seal`](Self::seal) with the header left as it is: [`mask_run`](Self::mask_run) comes before sending.
+    ///
+    /// # Errors
+    /// As [`seal`](Self::seal).
+    #[inline]
+    pub fn seal_unmasked(&mut self, peer_id: PeerId, datagram: &mut [u8], now: Now) -> Result<(), Exhausted> {
         let peer = self.peers.get_mut(peer_id.index()).ok_or(Exhausted)?;
         let session = peer.slots.current().and_then(|id| self.table.get(id)).ok_or(Exhausted)?;
         if session.expires() <= now.mono {
             return Err(Exhausted);
         }
-        session.sealer.seal(datagram)?;
-        peer.counters.tx_packets.fetch_add(1, Relaxed);
-        peer.counters.tx_bytes.fetch_add(datagram.len() as u64, Relaxed);
-        self.counters.sealed.fetch_add(1, Relaxed);
+        session.sealer.seal_unmasked(datagram)?;
+        peer.counters.tx_packets.bump(1);
+        peer.counters.tx_bytes.bump(datagram.len() as u64);
+        self.counters.sealed.bump(1);
         peer.flagged = false;
         peer.keepalive_at = NEVER;
         if let Some(every) = peer.keepalive_every {

@@ -1,11 +1,10 @@
 //! How wide each peer's path is: what the host says, and the probes that find out (`protocol.md`, PROBE).
 
-use std::net::IpAddr;
-use std::sync::atomic::Ordering::Relaxed;
-
 use super::{Opened, Sessions};
+use crate::SingleWriter;
 use crate::session::MIN_DATAGRAM;
 use crate::{DropReason, Now, PeerId};
+use std::net::IpAddr;
 
 /// Replies owed to one peer at most; probes above that are lost as on any path.
 const MAX_REPLIES: usize = 8;
@@ -74,7 +73,7 @@ impl Sessions {
                 if !peer.path_mtu.reply(token, now.mono) {
                     return Err(DropReason::ControlStray);
                 }
-                self.counters.probes_answered.fetch_add(1, Relaxed);
+                self.counters.probes_answered.bump(1);
                 self.deadlines.no_later_than(from.peer.0, peer.path_mtu.deadline());
             }
             _ => return Err(DropReason::FrameMalformed),
@@ -89,7 +88,7 @@ impl Sessions {
         }
         let before = peer.path_mtu.black_holes();
         peer.path_mtu.on_timer(now.mono);
-        self.counters.black_holes.fetch_add(peer.path_mtu.black_holes() - before, Relaxed);
+        self.counters.black_holes.bump(peer.path_mtu.black_holes() - before);
         self.owe(peer_id);
     }
 
@@ -97,11 +96,11 @@ impl Sessions {
     pub fn next_probe(&mut self, peer_id: PeerId, now: Now) -> Option<Probe> {
         let peer = self.peers.get_mut(peer_id.index())?;
         if let Some(token) = peer.probed.pop_front() {
-            self.counters.probe_replies_sent.fetch_add(1, Relaxed);
+            self.counters.probe_replies_sent.bump(1);
             return Some(Probe::new(token, true, 0));
         }
         let request = peer.path_mtu.next_request(now.mono)?;
-        self.counters.probes_sent.fetch_add(1, Relaxed);
+        self.counters.probes_sent.bump(1);
         self.deadlines.no_later_than(peer_id.0, peer.path_mtu.deadline());
         Some(Probe::new(request.token, false, request.size.max(MIN_DATAGRAM)))
     }

@@ -1,8 +1,7 @@
 //! Changing receiver indices: when, to which, and when the old one goes (`protocol.md`, Rotation).
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use super::{Opened, Peer, Sessions};
+use crate::SingleWriter;
 use crate::mux::Message;
 use crate::session::SessionId;
 use crate::time::SECOND;
@@ -54,7 +53,7 @@ impl Sessions {
         self.spares.pop();
         session.rotator.rotate(new, now.mono, self.rotate_after);
         self.table.add_index(new, id);
-        self.counters.rotations.fetch_add(1, Relaxed);
+        self.counters.rotations.bump(1);
         self.owe(peer_id);
         true
     }

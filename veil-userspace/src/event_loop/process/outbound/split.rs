@@ -5,8 +5,7 @@
 //! packets that come one by one are, several to a datagram. Where the path is narrower than the segments, TCP's are cut
 //! shorter and UDP's go in pieces.
 
-use std::sync::atomic::Ordering::Relaxed;
-
+use veil_proto::SingleWriter;
 use veil_proto::mux::checksum::finish;
 use veil_proto::mux::frame::{FLAG_PARTIAL, HEADER_LEN as MUX_HEADER, IP, write_header};
 use veil_proto::mux::inner::ecn_of;
@@ -73,9 +72,9 @@ impl Process {
             (Ok((.., segments)), _) | (Err(_), Ok(segments)) => segments.count(),
             (Err(_), Err(_)) => 1,
         };
-        self.counters.super_packets.fetch_add(1, Relaxed);
-        self.counters.super_segments.fetch_add(count as u64, Relaxed);
-        self.counters.tun_packets.fetch_add(count as u64, Relaxed);
+        self.counters.super_packets.bump(1);
+        self.counters.super_segments.bump(count as u64);
+        self.counters.tun_packets.bump(count as u64);
         match aimed {
             Ok((_, Some(target), segments)) if target.takes_alone(MUX_HEADER + segments.longest()) => {
                 self.fill(&target, &segments, to_link, now);
@@ -131,7 +130,7 @@ impl Process {
                         Ok(packets) => sealed += packets,
                         Err(packets) => {
                             // The session's key is used up: the rest has none either.
-                            self.counters.sealed.fetch_add(sealed, Relaxed);
+                            self.counters.sealed.bump(sealed);
                             let rest = packets + (count - index) as u64;
                             return self.counters.drops.add(DropReason::NoSession, rest);
                         }
@@ -139,7 +138,7 @@ impl Process {
                 }
                 run.append_segment(segments, index, partial);
             }
-            self.counters.sealed.fetch_add(sealed, Relaxed);
+            self.counters.sealed.bump(sealed);
             next += share;
         }
     }

@@ -1,5 +1,7 @@
 //! Super-packets through two process stages in memory: out of one, into the other, on to its host.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use super::*;
 use crate::event_loop::process::ProcessCounters;
 use crate::frame::{Bounded, GSO_TCPV4, GSO_UDP_L4, Inbox, NEEDS_CSUM, SetName, VnetHdr, WideSet};
