@@ -214,7 +214,7 @@ impl Process {
             _ => (Ok(()), &self.counters.skipped),
         };
         match taken {
-            Ok(()) => _ = counter.bump(1),
+            Ok(()) => counter.bump(1),
             Err(reason) => self.drop_frame(from.peer, reason),
         }
         None

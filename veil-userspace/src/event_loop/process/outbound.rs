@@ -310,7 +310,7 @@ impl Process {
 
     fn account(counters: &super::ProcessCounters, sealed: Result<u64, u64>) {
         match sealed {
-            Ok(packets) => _ = counters.sealed.bump(packets),
+            Ok(packets) => counters.sealed.bump(packets),
             Err(packets) => counters.drops.add(DropReason::NoSession, packets),
         }
     }
