@@ -277,3 +277,21 @@ fn on_a_narrow_path_tcp_is_cut_shorter_and_udp_goes_in_pieces() -> Result<()> {
     ensure!(Instant::now() < deadline, "a wait was met");
     tunnel.assert_conserved()
 }
+
+#[test]
+fn a_link_without_batches_carries_as_well() -> Result<()> {
+    if !require_privileges("a_link_without_batches_carries_as_well") {
+        return Ok(());
+    }
+    let mut hosts = Hosts::new("unbatched", Outer::V4)?;
+    hosts.left.config =
+        hosts.left.config.replacen("[[peer]]\n", "[link]\ngso = false\ngro = false\n\n[[peer]]\n", 1);
+    let tunnel = hosts.start()?;
+    tunnel.ping()?;
+    inner_transfers(&tunnel)?;
+    let counters = [show(&tunnel.left)?, show(&tunnel.right)?].map(|shown| shown["counters"].clone());
+    for (side, on) in [(0, 0), (1, 1)] {
+        ensure!(counters[side]["gso"] == on && counters[side]["gro"] == on, "{:#}", counters[side]);
+    }
+    tunnel.assert_conserved()
+}

@@ -60,6 +60,9 @@ pub struct LinkConfig {
     pub interface: Option<String>,
     /// Outer DSCP, 0 to 63.
     pub dscp: u8,
+    /// Whether the UDP sockets may send several datagrams as one (`UDP_SEGMENT`) and receive them so (`UDP_GRO`).
+    pub gso: bool,
+    pub gro: bool,
 }
 
 /// One peer.

@@ -62,7 +62,13 @@ pub fn run_with(config: Config, options: RunOptions, mut entropy: Box<dyn Entrop
     let signals = Signals::new().context("cannot take over SIGINT and SIGTERM")?;
     let control_path = options.control.unwrap_or_else(|| default_path(&config.name));
     let control = ControlSocket::bind(&control_path)?;
-    let (link_rx, link_tx, _) = UdpLink::open(config.listen, config.link.dscp)?;
+    let (mut link_rx, mut link_tx, _) = UdpLink::open(config.listen, config.link.dscp)?;
+    if !config.link.gso {
+        link_tx.set_max_segments(1);
+    }
+    if !config.link.gro {
+        link_rx.set_gro(false);
+    }
     let mut tun = Tun::open(&config.name, config.mtu)?;
     if config.offload
         && let Err(error) = tun.enable_offloads()

@@ -68,6 +68,8 @@ pub fn config(raw: Raw, source: &Source) -> Result<Config> {
         },
         dscp: number(raw.link.dscp.as_ref(), "dscp", 0..=63, "(46 is expedited forwarding)", source)?
             .unwrap_or(0),
+        gso: raw.link.gso.unwrap_or(true),
+        gro: raw.link.gro.unwrap_or(true),
     };
     let rekey_cure = "seconds (sessions are never kept longer than 120)";
     let rekey_after = number(raw.timers.rekey_after.as_ref(), "rekey-after", 1..=120, rekey_cure, source)?;

@@ -58,6 +58,8 @@ pub struct Link {
     pub mode: Option<Spanned<String>>,
     pub interface: Option<Spanned<String>>,
     pub dscp: Option<Spanned<i64>>,
+    pub gso: Option<bool>,
+    pub gro: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]

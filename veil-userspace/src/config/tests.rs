@@ -82,6 +82,8 @@ fn the_documented_example_is_read_in_full() {
         mode = "auto"
         interface = "eth0"
         dscp = 46
+        gso = false
+        gro = false
         [timers]
         rekey-after = 60
         rotate-after = 20
@@ -106,6 +108,7 @@ fn the_documented_example_is_read_in_full() {
         ["10.8.0.1/24", "fd08::1/64"]
     );
     assert_eq!((config.link.mode, config.link.dscp), (LinkMode::Auto, 46));
+    assert!(!config.link.gso && !config.link.gro);
     assert_eq!(config.link.interface.as_deref(), Some("eth0"));
     assert_eq!(config.rekey_after, Some(Duration::from_secs(60)));
     assert_eq!(config.rotate_after, Some(Duration::from_secs(20)));
@@ -127,7 +130,7 @@ fn everything_optional_may_be_left_out() {
     assert_eq!((config.name.as_str(), config.mtu, config.link.dscp), ("veil0", 1416, 0));
     assert_eq!(config.listen, "[::]:4433".parse().unwrap());
     assert_eq!((config.rekey_after, config.rotate_after), (None, None));
-    assert!(config.offload && !config.finish_checksums);
+    assert!(config.offload && !config.finish_checksums && config.link.gso && config.link.gro);
     let peer = &config.peers[0];
     assert_eq!(peer.name, "3p7bfXt9");
     assert!(peer.endpoint.is_none() && peer.keepalive.is_none() && peer.cipher.is_none() && !peer.lease);
