@@ -14,16 +14,6 @@ use crate::checks::assert_recovers;
 use crate::end::{End, datagram};
 use crate::sim::{Datagram, Link, World, address};
 
-fn talking(seed: u64) -> World {
-    let mut world = World::pair(seed);
-    world.send(0, 1);
-    world.run(SECOND);
-    world.send(1, 0);
-    world.run(SECOND);
-    assert!(world.agree(0, 1));
-    world
-}
-
 fn offering(world: &mut World, mtu: u16) {
     let (peer, config) = (world.peer(0, 1), Config { mtu: Some(mtu), ..Config::default() });
     world.ends[0].sessions.offer(peer, config);
@@ -117,7 +107,7 @@ fn a_stream_that_nobody_acknowledges_ends_in_a_handshake() {
 
 #[test]
 fn a_lease_is_taken_only_where_one_is_asked_for_and_within_the_peers_allowed_ips() {
-    let mut world = talking(953);
+    let mut world = World::talking(953);
     offering(&mut world, 1300);
     world.run(SECOND);
     assert_eq!(leased(&mut world), None, "nobody asked");
@@ -142,7 +132,7 @@ fn a_lease_is_taken_only_where_one_is_asked_for_and_within_the_peers_allowed_ips
 
 #[test]
 fn an_end_that_stops_says_so_and_its_session_is_gone() {
-    let mut world = talking(955);
+    let mut world = World::talking(955);
     world.ends[0].sessions.close_all();
     world.settle(0);
     world.run(SECOND);
@@ -159,7 +149,7 @@ fn an_end_that_stops_says_so_and_its_session_is_gone() {
 
 #[test]
 fn a_close_concerns_only_the_session_that_carried_it() {
-    let mut world = talking(956);
+    let mut world = World::talking(956);
     world.run(121 * SECOND);
     // End 0 closes the session they have, and the datagram is late: a renewal overtakes it.
     world.hold = true;
@@ -179,7 +169,7 @@ fn a_close_concerns_only_the_session_that_carried_it() {
 
 #[test]
 fn what_came_under_another_session_is_applied_but_not_acknowledged() {
-    let mut world = talking(957);
+    let mut world = World::talking(957);
     world.run(121 * SECOND);
     world.hold = true;
     world.ends[0].sessions.close_all();
@@ -215,7 +205,7 @@ fn a_lease_of_a_former_session_does_not_replace_that_of_a_later_one() {
 
 #[test]
 fn many_closes_are_one() {
-    let mut world = talking(960);
+    let mut world = World::talking(960);
     let mut payload = vec![0, 0, 0, 0];
     (0..256).for_each(|_| Message::Close(CloseReason::SHUTDOWN).write(&mut payload).unwrap());
     inject(&mut world, 0, &[(frame::CONTROL, 0, &payload)]);
@@ -226,7 +216,7 @@ fn many_closes_are_one() {
 
 #[test]
 fn a_peer_that_keeps_closing_is_asked_anew_once_a_second_at_most() {
-    let mut world = talking(961);
+    let mut world = World::talking(961);
     world.tap = Some(Vec::new());
     for _ in 0..400 {
         world.ends[0].sessions.close_all();
@@ -264,7 +254,7 @@ fn a_peer_cannot_give_an_address_that_is_another_peers() {
 
 #[test]
 fn a_frame_that_cannot_be_is_refused_and_harms_nothing() {
-    let mut world = talking(958);
+    let mut world = World::talking(958);
     let mut close = vec![0, 0, 0, 0];
     Message::Close(CloseReason(1)).write(&mut close).unwrap();
     let cut = &close[..close.len() - 1];

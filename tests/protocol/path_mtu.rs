@@ -10,15 +10,6 @@ use crate::sim::World;
 /// A datagram of a full tunnel packet.
 const FULL: usize = 1416 + 4 + MIN_DATAGRAM;
 
-fn talking(seed: u64) -> World {
-    let mut world = World::pair(seed);
-    world.send(0, 1);
-    world.run(SECOND);
-    world.send(1, 0);
-    world.run(SECOND);
-    world
-}
-
 fn limit(world: &World, end: usize) -> Option<usize> {
     world.ends[end].sessions.path_limit(world.peer(end, 1 - end))
 }
@@ -43,7 +34,7 @@ fn transfer(world: &mut World, nanos: u64) -> u64 {
 #[test]
 fn a_path_that_shrinks_mid_transfer_stalls_less_than_two_seconds() {
     for seed in 700..720 {
-        let mut world = talking(seed);
+        let mut world = World::talking(seed);
         transfer(&mut world, 3 * SECOND + (seed - 700) * 25 * MILLISECOND);
         assert_eq!(limit(&world, 0), None);
         world.ends[0].widest = Some(1352);
@@ -61,7 +52,7 @@ fn a_path_that_shrinks_mid_transfer_stalls_less_than_two_seconds() {
 
 #[test]
 fn a_wide_path_is_confirmed_and_never_limited() {
-    let mut world = talking(730);
+    let mut world = World::talking(730);
     transfer(&mut world, 30 * SECOND);
     let counters = world.ends[0].sessions.counters();
     let (sent, answered) = (counters.probes_sent.load(Relaxed), counters.probes_answered.load(Relaxed));
@@ -71,7 +62,7 @@ fn a_wide_path_is_confirmed_and_never_limited() {
 
 #[test]
 fn a_peer_that_moves_is_on_another_path() {
-    let mut world = talking(731);
+    let mut world = World::talking(731);
     world.ends[0].widest = Some(1352);
     transfer(&mut world, 10 * SECOND);
     assert!(limit(&world, 0).is_some());
@@ -84,7 +75,7 @@ fn a_peer_that_moves_is_on_another_path() {
 
 #[test]
 fn ordinary_loss_does_not_narrow_a_path_for_long() {
-    let mut world = talking(732);
+    let mut world = World::talking(732);
     let lossy = crate::sim::Link { loss: 10, delay: 10 * MILLISECOND, ..Default::default() };
     world.set_links(lossy);
     transfer(&mut world, 120 * SECOND);
@@ -96,7 +87,7 @@ fn ordinary_loss_does_not_narrow_a_path_for_long() {
 #[test]
 fn a_path_that_is_idle_again_is_left_alone() {
     for widest in [None, Some(1352)] {
-        let mut world = talking(740);
+        let mut world = World::talking(740);
         world.ends[0].widest = widest;
         transfer(&mut world, 30 * SECOND);
         world.run(30 * SECOND);

@@ -9,15 +9,6 @@ use veil_proto::time::{MILLISECOND, SECOND};
 use crate::checks::assert_recovers;
 use crate::sim::{Link, World, address};
 
-fn talking(seed: u64) -> World {
-    let mut world = World::pair(seed);
-    world.send(0, 1);
-    world.run(SECOND);
-    world.send(1, 0);
-    world.run(SECOND);
-    world
-}
-
 fn indices(world: &mut World, end: usize) -> (u32, u32) {
     let peer = world.peer(end, 1 - end);
     world.ends[end].sessions.current_indices(peer).expect("a session")
@@ -42,7 +33,7 @@ fn rotations(world: &World) -> Vec<u64> {
 
 #[test]
 fn an_index_changes_about_every_thirty_seconds_of_traffic_and_no_packet_is_lost() {
-    let mut world = talking(800);
+    let mut world = World::talking(800);
     world.tap = Some(Vec::new());
     for _ in 0..1100 {
         world.send(0, 1);
@@ -63,7 +54,7 @@ fn an_index_changes_about_every_thirty_seconds_of_traffic_and_no_packet_is_lost(
 
 #[test]
 fn keys_counters_and_window_go_on() {
-    let mut world = talking(801);
+    let mut world = World::talking(801);
     world.tap = Some(Vec::new());
     let session = world.current(0, 1);
     for _ in 0..200 {
@@ -85,7 +76,7 @@ fn keys_counters_and_window_go_on() {
 
 #[test]
 fn an_idle_session_keeps_its_index_and_sends_nothing_for_it() {
-    let mut world = talking(802);
+    let mut world = World::talking(802);
     world.run(20 * SECOND);
     world.tap = Some(Vec::new());
     world.run(90 * SECOND);
@@ -98,7 +89,7 @@ fn an_idle_session_keeps_its_index_and_sends_nothing_for_it() {
 
 #[test]
 fn the_old_index_is_accepted_until_ten_seconds_after_the_first_datagram_under_the_new_one() {
-    let mut world = talking(803);
+    let mut world = World::talking(803);
     let old = indices(&mut world, 1).0;
     // A datagram that has not arrived yet when the index changes, three times.
     world.hold = true;
@@ -127,7 +118,7 @@ fn the_old_index_is_accepted_until_ten_seconds_after_the_first_datagram_under_th
 
 #[test]
 fn a_lost_announcement_is_repeated_and_the_old_index_is_good_until_then() {
-    let mut world = talking(804);
+    let mut world = World::talking(804);
     let old = indices(&mut world, 1).0;
     world.links.insert((1, 0), Link { loss: 100, ..Link::default() });
     rotate_stocked(&mut world, 1);
@@ -145,7 +136,7 @@ fn a_lost_announcement_is_repeated_and_the_old_index_is_good_until_then() {
 #[test]
 fn rotation_goes_on_over_a_wire_that_loses_and_reorders() {
     for seed in 810..830 {
-        let mut world = talking(seed);
+        let mut world = World::talking(seed);
         world.set_links(Link { loss: 25, doubled: 10, delay: 5 * MILLISECOND, jitter: 2 * SECOND });
         world.message_delay = 50 * MILLISECOND;
         for _ in 0..600 {
@@ -161,7 +152,7 @@ fn rotation_goes_on_over_a_wire_that_loses_and_reorders() {
 
 #[test]
 fn every_index_comes_back_when_its_session_ends() {
-    let mut world = talking(840);
+    let mut world = World::talking(840);
     for _ in 0..60 {
         world.send(0, 1);
         world.send(1, 0);

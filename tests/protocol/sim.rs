@@ -94,7 +94,18 @@ impl World {
         Self::new(seed, (0..2).map(|n| Spec { number: n, peers: vec![peer_spec(1 - n)] }).collect())
     }
 
-    /// The same, and each may give the other a lease.
+    /// The same, with a session that both have used.
+    pub fn talking(seed: u64) -> Self {
+        let mut world = Self::pair(seed);
+        for (from, to) in [(0, 1), (1, 0)] {
+            world.send(from, to);
+            world.run(SECOND);
+        }
+        assert!(world.agree(0, 1));
+        world
+    }
+
+    /// Two ends as in [`pair`](Self::pair), and each may give the other a lease.
     pub fn leasing_pair(seed: u64) -> Self {
         let spec = |n| Spec { number: n, peers: vec![PeerSpec { lease: true, ..peer_spec(1 - n) }] };
         Self::new(seed, (0..2).map(spec).collect())

@@ -62,14 +62,22 @@ impl Netlink {
 
     /// Sets the interface's MTU and switches it on.
     pub fn set_link_up_mtu(&mut self, index: u32, mtu: u32) -> Result<()> {
+        self.set_link(index, mtu, LinkFlags::Up, " and switch it on")
+    }
+
+    /// Sets the interface's MTU and nothing else.
+    pub fn set_mtu(&mut self, index: u32, mtu: u32) -> Result<()> {
+        self.set_link(index, mtu, LinkFlags::empty(), "")
+    }
+
+    fn set_link(&mut self, index: u32, mtu: u32, flags: LinkFlags, too: &str) -> Result<()> {
         let mut message = LinkMessage::default();
         message.header.index = index;
-        message.header.flags = LinkFlags::Up;
-        message.header.change_mask = LinkFlags::Up;
+        message.header.flags = flags;
+        message.header.change_mask = flags;
         message.attributes.push(LinkAttribute::Mtu(mtu));
-        let result = self.ask(RouteNetlinkMessage::SetLink(message), NLM_F_ACK);
-        result.map(drop).map_err(|e| {
-            let what = format!("cannot set the MTU of {} to {mtu} and switch it on", self.name(index));
+        self.ask(RouteNetlinkMessage::SetLink(message), NLM_F_ACK).map(drop).map_err(|e| {
+            let what = format!("cannot set the MTU of {} to {mtu}{too}", self.name(index));
             e.told(&what, "choose another mtu")
         })
     }
@@ -107,16 +115,6 @@ impl Netlink {
             }
             _ => Ok(()),
         }
-    }
-
-    /// Sets the interface's MTU and nothing else.
-    pub fn set_mtu(&mut self, index: u32, mtu: u32) -> Result<()> {
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        message.attributes.push(LinkAttribute::Mtu(mtu));
-        self.ask(RouteNetlinkMessage::SetLink(message), NLM_F_ACK).map(drop).map_err(|e| {
-            e.told(&format!("cannot set the MTU of {} to {mtu}", self.name(index)), "choose another mtu")
-        })
     }
 
     /// Gives the interface an address; with it comes the kernel's route to the address's network.
