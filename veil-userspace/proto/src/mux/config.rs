@@ -7,7 +7,7 @@
 
 use std::net::IpAddr;
 
-use super::control::{split_tlv, write_tlv};
+use super::tlv::{split_tlv, write_tlv};
 use crate::DropReason;
 use crate::allowed_ips::IpNet;
 

@@ -3,6 +3,7 @@
 //! A message is `type 1 | length 2 | value`; a frame carries whole messages only. Types that are not known are skipped,
 //! so that later versions can add some; what cannot be read at all refuses its frame.
 
+use super::tlv::{HEADER, split_tlv, write_tlv};
 use crate::DropReason;
 use crate::mux::config::Config;
 
@@ -10,8 +11,6 @@ const CONFIG: u8 = 1;
 const NEW_INDEX: u8 = 2;
 const CLOSE: u8 = 3;
 
-/// Bytes in front of a message's value.
-const HEADER: usize = 3;
 /// Bytes of messages that one CONTROL frame carries at most.
 pub const MAX_MESSAGES: usize = 1024;
 
@@ -88,25 +87,6 @@ pub fn read_messages(bytes: &[u8]) -> Result<Vec<Message>, DropReason> {
         });
     }
     Ok(messages)
-}
-
-/// Appends one `type 1 | length 2 | value`.
-pub(super) fn write_tlv(out: &mut Vec<u8>, kind: u8, value: &[u8]) {
-    out.push(kind);
-    out.extend_from_slice(&(value.len() as u16).to_le_bytes());
-    out.extend_from_slice(value);
-}
-
-/// Takes the first `type 1 | length 2 | value` off `rest`; none at its end.
-pub(super) fn split_tlv<'a>(rest: &mut &'a [u8]) -> Result<Option<(u8, &'a [u8])>, DropReason> {
-    if rest.is_empty() {
-        return Ok(None);
-    }
-    let (&[kind, low, high], after) = rest.split_first_chunk::<HEADER>().ok_or(DropReason::FrameMalformed)?;
-    let len = usize::from(u16::from_le_bytes([low, high]));
-    let (value, after) = after.split_at_checked(len).ok_or(DropReason::FrameMalformed)?;
-    *rest = after;
-    Ok(Some((kind, value)))
 }
 
 #[cfg(test)]

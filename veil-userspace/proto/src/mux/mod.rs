@@ -15,6 +15,7 @@ pub mod config;
 pub mod control;
 pub mod frame;
 pub mod inner;
+mod tlv;
 
 pub use checksum::PartialChecksum;
 pub use config::Config;
