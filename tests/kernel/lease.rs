@@ -3,12 +3,16 @@
 use std::net::IpAddr;
 
 use anyhow::{Result, ensure};
-use veil_lab::{Lab, Namespace, require_privileges};
+use veil_lab::{Lab, Namespace, ping, require_privileges};
 use veil_proto::PeerId;
 use veil_proto::allowed_ips::IpNet;
 use veil_proto::mux::Config;
 use veil_proto::time::SECOND;
+use veil_tests::assert_conserved;
 use veil_userspace::control::lease::Leases;
+
+use crate::peer_by_hand::{DAEMON, PeerByHand};
+use crate::tunnel::{Hosts, Outer, PATIENCE};
 
 /// Far enough apart for each change to be put into force.
 const STEP: u64 = 60 * SECOND;
@@ -77,5 +81,40 @@ fn leases_come_and_go_and_touch_nothing_else() -> Result<()> {
     }
     let shown = host.give(0, &[], &[], None)?;
     ensure!(shown.contains("mtu 1416"), "{shown}");
+    Ok(())
+}
+
+#[test]
+fn a_daemon_takes_the_lease_it_asks_for_and_no_other() -> Result<()> {
+    if !require_privileges("a_daemon_takes_the_lease_it_asks_for_and_no_other") {
+        return Ok(());
+    }
+    for asks in [true, false] {
+        let mut hosts = Hosts::new("taker", Outer::V4)?;
+        hosts.left.config.push_str("persistent-keepalive = 1\n");
+        if asks {
+            hosts.left.config.push_str("lease = true\n");
+        }
+        // The right host's own inner address is all that is its to give.
+        let mut peer = PeerByHand::new(&hosts.right, "10.99.0.2:4433".parse()?, &hosts.left)?;
+        let addresses = nets(&["10.8.0.2/32", "10.8.0.77/32"]);
+        peer.sessions.offer(DAEMON, Config { addresses, mtu: Some(1300), ..Config::default() });
+        let daemon = hosts.left.start()?;
+        let acked = |peer: &mut PeerByHand| Ok(peer.sessions.unacknowledged(DAEMON) == Some(0));
+        peer.run_until(PATIENCE, acked)?;
+        let interface = &hosts.left.interface;
+        let shown = || hosts.left.namespace.exec(["ip", "address", "show", "dev", interface]);
+        // It is acknowledged before it is in force.
+        let start = std::time::Instant::now();
+        while asks && !shown()?.contains("10.8.0.2/32") {
+            ensure!(start.elapsed() < PATIENCE, "{}{}", shown()?, daemon.log());
+        }
+        let shown = shown()?;
+        ensure!(shown.contains("mtu 1300") == asks && shown.contains("10.8.0.2/32") == asks, "{shown}");
+        ensure!(!shown.contains("10.8.0.77"), "not the peer's to give:\n{shown}");
+        ensure!(daemon.log().contains("lease from") == asks, "{}", daemon.log());
+        ping(&hosts.left.namespace, "10.8.0.1", PATIENCE)?;
+        assert_conserved(&daemon)?;
+    }
     Ok(())
 }

@@ -12,6 +12,7 @@ mod hub;
 mod lease;
 mod narrow_path;
 mod offload;
+mod peer_by_hand;
 mod rekey;
 mod restart;
 mod roaming;

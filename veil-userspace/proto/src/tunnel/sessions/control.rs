@@ -167,6 +167,12 @@ impl Sessions {
         Ok(())
     }
 
+    /// How many control frames of the peer's current session it is not known to have; none without a session.
+    pub fn unacknowledged(&mut self, peer: PeerId) -> Option<usize> {
+        let id = self.peers.get(peer.index())?.slots.current()?;
+        self.table.get(id).map(|session| session.control_out.outstanding())
+    }
+
     pub(super) fn control_timer(&mut self, peer_id: PeerId, now: Now) {
         let Some(id) = self.peers.get(peer_id.index()).and_then(|peer| peer.slots.current()) else { return };
         let Some(session) = self.table.get(id) else { return };
