@@ -10,6 +10,7 @@ pub mod control;
 pub mod daemon;
 pub mod event_loop;
 pub mod frame;
+pub mod histogram;
 pub mod host;
 pub mod keyfile;
 pub mod link;
