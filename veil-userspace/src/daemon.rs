@@ -103,6 +103,7 @@ pub fn run_with(config: Config, options: RunOptions, mut entropy: Box<dyn Entrop
         handshakes: handshakes.counters(),
         handshakes_out: Arc::new(AtomicU64::new(0)),
         state: state.counters(),
+        added: Default::default(),
     };
     let mut process = Process::new(sessions, config.mtu);
     if config.finish_checksums {

@@ -1,7 +1,7 @@
 //! What the protocol takes as arguments, from this machine: randomness and time.
 //!
 //! Owns the only reads of the system's clocks and random source; called by the event loop and by the key commands.
-//! Invariant: monotonic time is `CLOCK_BOOTTIME`, so that keys age while the machine sleeps.
+//! Invariant: the protocol's monotonic time is `CLOCK_BOOTTIME`, so that keys age while the machine sleeps.
 #![allow(unsafe_code)]
 // Unsafe here: one `clock_gettime` into a local, for a clock that std does not offer.
 
@@ -36,6 +36,11 @@ pub fn now() -> Now {
     Now { mono: clock(libc::CLOCK_BOOTTIME), wall: Tai64n::from_unix_nanos(clock(libc::CLOCK_REALTIME)) }
 }
 
+/// Nanoseconds on `CLOCK_MONOTONIC`, for measuring how long something takes.
+pub fn stopwatch() -> u64 {
+    clock(libc::CLOCK_MONOTONIC)
+}
+
 /// Nanoseconds on one of the kernel's clocks; a wall clock set before 1970 reads as 0.
 fn clock(id: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -52,6 +57,7 @@ mod tests {
     fn both_clocks_go_forward() {
         let (early, late) = (now(), now());
         assert!(early.mono > 0 && early.mono <= late.mono);
+        assert!(stopwatch() <= stopwatch());
         assert!(early.wall <= late.wall && early.wall > Tai64n::from_unix_nanos(1_600_000_000_000_000_000));
     }
 

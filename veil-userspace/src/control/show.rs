@@ -8,6 +8,7 @@ mod render;
 pub use render::render;
 
 use super::socket::{RUN_DIR, Refusal, Request, default_path, probe};
+use crate::histogram::Summary;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -20,6 +21,18 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Tens of thousands of peers.
 const ANSWER_MAX: u64 = 64 << 20;
+
+// What the histograms are called.
+/// Nanoseconds from the receive call that brought a run to the end of the TUN write that took it; one value per run.
+pub const ADDED_INBOUND: &str = "added_inbound_ns";
+/// Nanoseconds from the TUN read of a packet or super-packet until all its datagrams are sent; one value each.
+pub const ADDED_OUTBOUND: &str = "added_outbound_ns";
+/// Datagrams in each run received.
+pub const RUNS_RECEIVED: &str = "run_datagrams_received";
+/// Datagrams in each run sealed and handed to the link.
+pub const RUNS_SEALED: &str = "run_datagrams_sealed";
+/// Inner packets in a datagram: of each run the rounded mean, once per datagram.
+pub const PACKETS_PER_DATAGRAM: &str = "packets_per_datagram_sealed";
 
 /// Everything about a running tunnel, at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +59,12 @@ pub struct Snapshot {
     pub drops: BTreeMap<String, u64>,
     /// What else is counted, by name.
     pub counters: BTreeMap<String, u64>,
+    /// Which offloads are in use, by name.
+    #[serde(default)]
+    pub offloads: BTreeMap<String, bool>,
+    /// How values are spread, by name.
+    #[serde(default)]
+    pub histograms: BTreeMap<String, Summary>,
     /// The frame sets by name.
     pub frames: BTreeMap<String, FrameSet>,
     /// The sums that are equal at rest, by name.
@@ -241,13 +260,18 @@ mod tests {
     fn the_json_is_what_programs_rely_on() {
         let json = serde_json::to_value(render::tests::example()).unwrap();
         let keys: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
-        let wanted = "conservation counters drops frames interface link listen mtu peers public_key threads threads_reason uptime_s";
+        let wanted = "conservation counters drops frames histograms interface link listen mtu offloads peers public_key threads threads_reason uptime_s";
         assert_eq!(keys.join(" "), wanted);
         let keys: Vec<_> = json["peers"][0].as_object().unwrap().keys().map(String::as_str).collect();
         let wanted = "allowed_ips drops endpoint last_handshake_s_ago name path_mtu_datagram public_key rx_bytes rx_packets tx_bytes tx_packets";
         assert_eq!(keys.join(" "), wanted);
         assert_eq!(json["frames"]["wide-link-rx"], serde_json::json!({"total": 64, "home": 61}));
         assert_eq!(json["conservation"]["opened"], serde_json::json!({"left": 7, "right": 4}));
+        assert_eq!(json["offloads"], serde_json::json!({"gro": true, "gso": true, "tun_uso": false}));
+        assert_eq!(
+            json["histograms"]["run_datagrams_sealed"],
+            serde_json::json!({"count": 9, "p50": 2, "p99": 44, "max": 44, "buckets": [[2, 8], [47, 1]]})
+        );
         assert!(json["peers"][1]["endpoint"].is_null());
     }
 

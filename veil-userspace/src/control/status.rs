@@ -7,11 +7,16 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use veil_proto::tunnel::{HandshakeCounters, SessionCounters};
 use veil_proto::{DropCounters, DropReason, Now, PeerId};
 
-use super::show::{Balance, FrameSet, PeerSnapshot, Snapshot};
+use super::show::{
+    ADDED_INBOUND, ADDED_OUTBOUND, Balance, FrameSet, PACKETS_PER_DATAGRAM, PeerSnapshot, RUNS_RECEIVED,
+    RUNS_SEALED, Snapshot,
+};
 use super::state::StateCounters;
 use crate::config::Config;
+use crate::event_loop::added::AddedTime;
 use crate::event_loop::process::{Process, ProcessCounters};
 use crate::frame::{WideSet, lost_frames};
+use crate::histogram::Summary;
 use crate::link::LinkCounters;
 use crate::tun::TunCounters;
 
@@ -65,6 +70,8 @@ pub struct Gauges {
     pub handshakes_out: Arc<AtomicU64>,
     /// The state file's.
     pub state: Arc<StateCounters>,
+    /// How long packets were inside the daemon.
+    pub added: Arc<AddedTime>,
 }
 
 /// Everything about the tunnel at this moment.
@@ -98,6 +105,8 @@ pub fn snapshot(
     out.drops = drops(gauges, &opened, stage);
     out.counters = counters(gauges, &opened, stage);
     out.counters.insert("sessions".into(), sessions.session_count() as u64);
+    out.offloads = offloads(gauges);
+    out.histograms = histograms(gauges, stage);
     out.conservation = conservation(gauges, &opened, stage);
     out
 }
@@ -183,17 +192,34 @@ fn counters(gauges: &Gauges, opened: &SessionCounters, stage: &ProcessCounters) 
         named.into_iter().map(|(name, counter)| (name.into(), counter.load(Relaxed))).collect();
     all.insert("frames_dropped".into(), stage.frame_drops.total());
     all.insert("frames_lost".into(), lost_frames());
-    all.insert("gso".into(), link.gso.load(Relaxed).into());
-    all.insert("gro".into(), link.gro.load(Relaxed).into());
-    for (name, on) in [
+    // Here as well as by themselves, for programs that look for them here.
+    all.extend(offloads(gauges).into_iter().map(|(name, on)| (name, on.into())));
+    all
+}
+
+/// Which offloads are in use: the link's, and the TUN's.
+fn offloads(gauges: &Gauges) -> BTreeMap<String, bool> {
+    let (link, tun) = (&gauges.link, &gauges.tun);
+    let named = [
+        ("gso", &link.gso),
+        ("gro", &link.gro),
         ("tun_tso", &tun.tso),
         ("tun_uso", &tun.uso),
         ("tun_joins_tcp", &tun.joins_tcp),
         ("tun_joins_udp", &tun.joins_udp),
-    ] {
-        all.insert(name.into(), on.load(Relaxed).into());
-    }
-    all
+    ];
+    named.into_iter().map(|(name, on)| (name.into(), on.load(Relaxed))).collect()
+}
+
+fn histograms(gauges: &Gauges, stage: &ProcessCounters) -> BTreeMap<String, Summary> {
+    let named = [
+        (ADDED_INBOUND, &gauges.added.inbound),
+        (ADDED_OUTBOUND, &gauges.added.outbound),
+        (RUNS_RECEIVED, &gauges.link.run_lengths),
+        (RUNS_SEALED, &stage.run_lengths),
+        (PACKETS_PER_DATAGRAM, &stage.packets_per_datagram),
+    ];
+    named.into_iter().map(|(name, histogram)| (name.into(), histogram.summary())).collect()
 }
 
 /// The sums of the architecture's 'Conservation', equal when nothing is on its way.

@@ -4,6 +4,7 @@
 //! fill frames, [`process`] seals and opens, [`LinkTx`](crate::link::LinkTx) and [`TunWrite`](crate::tun::TunWrite) empty
 //! them. So far there is one mode: [`single`].
 
+pub mod added;
 pub mod poll;
 pub mod process;
 pub mod single;

@@ -13,6 +13,7 @@ use veil_proto::thread_checker::ThreadChecker;
 use veil_proto::tunnel::{HandshakeOutput, Handshakes, ToHandshakes, ToSessions};
 use veil_proto::{Entropy, Now, PeerId};
 
+use super::added::Underway;
 use super::poll::{Interest, Poll, Signals, Timer};
 use super::process::{Notice, Process};
 use crate::config::Endpoint;
@@ -23,7 +24,7 @@ use crate::control::socket::{ControlSocket, Interest as ClientInterest, Outcome,
 use crate::control::state::StateFile;
 use crate::control::status::{Facts, Gauges, snapshot};
 use crate::frame::{Bounded, Inbox, Inner, Opened, Sealed, SetName, TwoHomes, WideSet};
-use crate::host::now;
+use crate::host::{now, stopwatch};
 use crate::link::{LinkRx, LinkTx, SendResult};
 use crate::tun::{TunRead, TunWrite};
 
@@ -87,6 +88,8 @@ pub struct EventLoop<R, S, T, W> {
     to_handshakes: Bounded<ToHandshakes>,
     handshake_output: HandshakeOutput,
     handshakes_out: Arc<AtomicU64>,
+    inbound_underway: Underway,
+    outbound_underway: Underway,
     link_ready: bool,
     tun_ready: bool,
     blocked: Option<RawFd>,
@@ -117,6 +120,8 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
             to_handshakes: Bounded::new(HANDSHAKE_BATCH),
             handshake_output: HandshakeOutput::default(),
             handshakes_out,
+            inbound_underway: Underway::default(),
+            outbound_underway: Underway::default(),
             link_ready: false,
             tun_ready: false,
             blocked: None,
@@ -245,11 +250,16 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
     fn inbound(&mut self, now: Now) -> Result<()> {
         let parts = &mut self.parts;
         let received = parts.link_rx.receive(&mut self.received, &mut self.from_link, BATCH);
-        self.link_ready = received.context("cannot receive from the link")?.more;
+        let received = received.context("cannot receive from the link")?;
+        self.link_ready = received.more;
+        self.inbound_underway.came(received.runs, stopwatch);
         let (to_handshakes, home) = (&mut self.to_handshakes, &mut self.received);
         parts.process.inbound(&mut self.from_link, &mut self.to_tun, to_handshakes, home, now);
         let mut homes = TwoHomes(&mut self.received, parts.process.injected_set());
         parts.tun_tx.write(&mut self.to_tun, &mut homes);
+        if self.from_link.is_empty() {
+            self.inbound_underway.gone(&parts.gauges.added.inbound, stopwatch);
+        }
         Ok(())
     }
 
@@ -257,7 +267,9 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
         let parts = &mut self.parts;
         if self.tun_ready {
             let read = parts.tun_rx.receive(&mut self.read, &mut self.from_tun, BATCH);
-            self.tun_ready = read.context("the TUN device is gone")?.more;
+            let read = read.context("the TUN device is gone")?;
+            self.tun_ready = read.more;
+            self.outbound_underway.came(read.packets, stopwatch);
         }
         if !self.from_tun.is_empty() {
             parts.process.outbound(&mut self.from_tun, &mut self.read, &mut self.to_link, now);
@@ -270,6 +282,7 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
     fn send(&mut self) -> Result<()> {
         let parts = &mut self.parts;
         if self.to_link.is_empty() && !parts.link_tx.holds_runs() {
+            self.all_sent();
             return Ok(());
         }
         let result = parts.link_tx.send(&mut self.to_link, parts.process.transmit_set());
@@ -277,11 +290,14 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
             SendResult::Drained => None,
             SendResult::Blocked => parts.link_tx.blocked_on().map(|fd| fd.as_raw_fd()),
         };
+        if result == SendResult::Drained {
+            self.all_sent();
+        }
         if blocked_on == self.blocked {
             return Ok(());
         }
         let tun_interest = if blocked_on.is_some() { Interest::NONE } else { Interest::READ };
-        let tun = parts.tun_rx.fd().as_raw_fd();
+        let tun = self.parts.tun_rx.fd().as_raw_fd();
         let watch = || -> std::io::Result<()> {
             if let Some(fd) = self.blocked {
                 self.poll.modify(fd, LINK, Interest::READ)?;
@@ -294,6 +310,13 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
         watch().context("cannot watch the link for room")?;
         self.blocked = blocked_on;
         Ok(())
+    }
+
+    /// The link has taken all there was: what was read from the TUN is gone, but for what has not been sealed yet.
+    fn all_sent(&mut self) {
+        if self.from_tun.is_empty() {
+            self.outbound_underway.gone(&self.parts.gauges.added.outbound, stopwatch);
+        }
     }
 
     /// Carries messages between sessions and handshakes until there are none: sessions first, then their datagrams.

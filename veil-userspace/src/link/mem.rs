@@ -194,6 +194,7 @@ impl LinkRx for MemRx {
             }
             got.runs += 1;
             got.datagrams += datagrams;
+            self.counters.run_lengths.record(datagrams as u64, 1);
         }
         got.more = true;
         Ok(got)
@@ -308,6 +309,7 @@ mod tests {
         assert!(receive.is_whole());
         assert_eq!(a.tx.counters().datagrams_sent.load(Relaxed), 3);
         assert_eq!(b.rx.counters().bytes_received.load(Relaxed), 7);
+        assert_eq!(b.rx.counters().run_lengths.summary().buckets, [(3, 1)]);
     }
 
     #[test]

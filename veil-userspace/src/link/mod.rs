@@ -11,6 +11,7 @@ pub mod mem;
 pub mod udp;
 
 use crate::frame::{Home, Inbox, Outbox, Sealed, WideSet};
+use crate::histogram::Histogram;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -106,6 +107,8 @@ pub struct LinkCounters {
     pub bytes_sent: AtomicU64,
     pub receive_drops: DropCounters,
     pub send_drops: DropCounters,
+    /// Datagrams in each run that was received and handed on.
+    pub run_lengths: Histogram,
     /// Datagrams that the kernel dropped because the receive buffer was full.
     pub receive_overflow: AtomicU64,
     /// System calls that received or sent at least one datagram.

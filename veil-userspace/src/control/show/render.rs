@@ -3,7 +3,9 @@
 //! Called by `veil show` on the client's side. Invariant: what is as it should be takes one quiet line or none; what is
 //! not stands out.
 
-use super::{PeerSnapshot, Snapshot};
+use super::{
+    ADDED_INBOUND, ADDED_OUTBOUND, PACKETS_PER_DATAGRAM, PeerSnapshot, RUNS_RECEIVED, RUNS_SEALED, Snapshot,
+};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -31,7 +33,9 @@ pub fn render(snapshot: &Snapshot, colour: bool) -> String {
     page.line("threads", &threads);
     page.line("mtu", &snapshot.mtu.to_string());
     page.line("running for", &duration(snapshot.uptime_s));
+    page.line("offloads", &offloads(snapshot));
     page.line("frames", &frames(snapshot));
+    page.histograms(snapshot);
     page.drops(&snapshot.drops);
     if snapshot.peers.is_empty() {
         page.text.push_str("\nno peers: add a [[peer]] to the configuration and restart\n");
@@ -86,6 +90,20 @@ impl Page {
         self.line("dropped", &text);
     }
 
+    /// A line for each histogram that has counted something.
+    fn histograms(&mut self, snapshot: &Snapshot) {
+        let mut one = |label, name, show: fn(u64) -> String, unit| {
+            if let Some(spread) = snapshot.histograms.get(name).filter(|spread| spread.count > 0) {
+                self.line(label, &format!("p50 {}, p99 {}{unit}", show(spread.p50), show(spread.p99)));
+            }
+        };
+        one("added inbound", ADDED_INBOUND, short_time, "");
+        one("added outbound", ADDED_OUTBOUND, short_time, "");
+        one("runs received", RUNS_RECEIVED, grouped, " datagrams");
+        one("runs sealed", RUNS_SEALED, grouped, " datagrams");
+        one("in a datagram", PACKETS_PER_DATAGRAM, grouped, " packets");
+    }
+
     fn counters(&mut self, snapshot: &Snapshot) {
         let counted: Vec<_> = snapshot.counters.iter().filter(|&(_, &n)| n > 0).collect();
         let open: Vec<_> = snapshot.conservation.iter().filter(|(_, sums)| sums.left != sums.right).collect();
@@ -121,6 +139,11 @@ impl Page {
     fn paint(&self, code: &str, text: &str) -> String {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
+}
+
+fn offloads(snapshot: &Snapshot) -> String {
+    let on = snapshot.offloads.iter().filter(|&(_, &on)| on);
+    listed(&on.map(|(name, _)| name.replace('_', " ")).collect::<Vec<_>>())
 }
 
 fn frames(snapshot: &Snapshot) -> String {
@@ -173,6 +196,16 @@ fn size(bytes: u64) -> String {
     }
 }
 
+/// Nanoseconds in the unit that keeps up to three digits before the point.
+fn short_time(nanoseconds: u64) -> String {
+    match nanoseconds {
+        0..1_000 => format!("{nanoseconds} ns"),
+        1_000..1_000_000 => format!("{:.1} µs", nanoseconds as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} ms", nanoseconds as f64 / 1e6),
+        _ => format!("{:.1} s", nanoseconds as f64 / 1e9),
+    }
+}
+
 /// The two largest units that are not zero.
 fn duration(seconds: u64) -> String {
     let units = [("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)];
@@ -197,6 +230,7 @@ fn duration(seconds: u64) -> String {
 pub mod tests {
     use super::super::{Balance, FrameSet};
     use super::*;
+    use crate::histogram::Summary;
 
     pub fn example() -> Snapshot {
         let map = |pairs: &[(&str, u64)]| pairs.iter().map(|&(k, n)| (k.to_owned(), n)).collect();
@@ -227,6 +261,19 @@ pub mod tests {
             ],
             drops: map(&[("unknown-index", 2)]),
             counters: map(&[("tun-reads", 5), ("gso-fallbacks", 0)]),
+            offloads: [("gro", true), ("gso", true), ("tun_uso", false)]
+                .map(|(k, on)| (k.to_owned(), on))
+                .into(),
+            histograms: [
+                (
+                    ADDED_INBOUND,
+                    Summary { count: 3, p50: 3_071, p99: 12_287, max: 12_287, ..Default::default() },
+                ),
+                (ADDED_OUTBOUND, Summary::default()),
+                (RUNS_SEALED, Summary { count: 9, p50: 2, p99: 44, max: 44, buckets: vec![(2, 8), (47, 1)] }),
+            ]
+            .map(|(name, summary)| (name.to_owned(), summary))
+            .into(),
             frames: [("wide-link-rx".to_owned(), FrameSet { total: 64, home: 61 })].into(),
             conservation: [
                 ("opened".to_owned(), Balance { left: 7, right: 4 }),
@@ -246,7 +293,10 @@ interface veil0
   threads         single (2 cores)
   mtu             1416
   running for     3 h 12 min
+  offloads        gro, gso
   frames          64; in use: 3 of wide-link-rx
+  added inbound   p50 3.1 µs, p99 12.3 µs
+  runs sealed     p50 2, p99 44 datagrams
   dropped         2 unknown-index
 
 peer laptop
@@ -287,6 +337,8 @@ counters
     fn durations_and_sizes_are_short() {
         let durations = [0, 59, 60, 3601, 86_400, 90_061].map(duration);
         assert_eq!(durations, ["0 s", "59 s", "1 min", "1 h", "1 d", "1 d 1 h"]);
+        let times = [999, 1000, 999_949, 1_500_000, 2_000_000_000].map(short_time);
+        assert_eq!(times, ["999 ns", "1.0 µs", "999.9 µs", "1.5 ms", "2.0 s"]);
         let sizes = [1023, 1024, 1 << 30, u64::MAX].map(size);
         assert_eq!(sizes, ["1023 B", "1.00 KiB", "1.00 GiB", "16.00 EiB"]);
     }

@@ -18,6 +18,7 @@ use veil_proto::tunnel::{PeerEvent, Sessions, ToHandshakes, ToSessions};
 use veil_proto::{DropCounters, DropReason, Now, PeerId};
 
 use crate::frame::{Outbox, Sealed, SetName, WideSet};
+use crate::histogram::Histogram;
 use inbound::Whole;
 use outbound::Runs;
 use waiting::Waiting;
@@ -68,6 +69,10 @@ pub struct ProcessCounters {
     pub waiting: AtomicU64,
     /// Runs made of the sealed datagrams.
     pub runs: AtomicU64,
+    /// Datagrams in each of these runs.
+    pub run_lengths: Histogram,
+    /// Inner packets per datagram, rounded: of each run the mean, entered once per datagram.
+    pub packets_per_datagram: Histogram,
     /// Sealed datagrams that found no room in front of the link.
     pub dropped_datagrams: AtomicU64,
 }

@@ -73,6 +73,7 @@ pub(super) struct OpenRun {
     /// Plaintext bytes in the open datagram, and the packets they are.
     filled: usize,
     packets: u64,
+    sealed_packets: u64,
     sealed_datagrams: usize,
     /// A datagram shorter than the others has been sealed: nothing may follow.
     ended: bool,
@@ -89,6 +90,7 @@ impl OpenRun {
             start: 0,
             filled: 0,
             packets: 0,
+            sealed_packets: 0,
             sealed_datagrams: 0,
             ended: false,
         }
@@ -156,6 +158,7 @@ impl OpenRun {
         }
         self.start += len;
         self.sealed_datagrams += 1;
+        self.sealed_packets += packets;
         Ok(packets)
     }
 }
@@ -328,7 +331,7 @@ impl Process {
     }
 
     pub(super) fn send_run(&mut self, run: OpenRun, to_link: &mut impl Outbox<Sealed>) {
-        let OpenRun { peer, mut frame, path, tos, segment, start, sealed_datagrams, .. } = run;
+        let OpenRun { peer, mut frame, path, tos, segment, start, sealed_datagrams, sealed_packets, .. } = run;
         if sealed_datagrams == 0 {
             return self.transmit.give(frame);
         }
@@ -339,6 +342,10 @@ impl Process {
             return self.transmit.give(frame);
         }
         self.counters.runs.bump(1);
+        let datagrams = sealed_datagrams as u64;
+        self.counters.run_lengths.record(datagrams, 1);
+        let mean = (sealed_packets + datagrams / 2) / datagrams;
+        self.counters.packets_per_datagram.record(mean, datagrams);
         let sealed = Sealed { frame: frame.into(), segment: segment as u16, tos, path };
         if let Err(refused) = to_link.push(sealed) {
             self.counters.dropped_datagrams.bump(refused.datagrams() as u64);

@@ -161,6 +161,7 @@ impl UdpRx {
                 Ok(()) => {
                     got.runs += 1;
                     got.datagrams += datagrams;
+                    self.counters.run_lengths.record(datagrams as u64, 1);
                 }
                 Err(run) => {
                     self.counters.receive_drops.add(DropReason::NoFrame, datagrams as u64);

@@ -1,0 +1,75 @@
+//! The time that the daemon itself adds to what it carries: from the return of the receive call that brought it to the
+//! return of the call that passed the last of its batch on.
+//!
+//! Two clock reads per batch and direction, none while nothing comes. What is measured is an upper bound of what a single
+//! packet waits: one at the head of a batch may be sent before the end. Packets that came early in a receive call of
+//! several system calls have waited a little longer than it says. The call that passes it on is in it, and on a veth
+//! pair that call does the receiving kernel's work as well.
+
+use crate::histogram::Histogram;
+
+/// How long packets were inside the daemon, in nanoseconds.
+#[derive(Debug, Default)]
+pub struct AddedTime {
+    /// One value per run received from the link: until it is written to the TUN.
+    pub inbound: Histogram,
+    /// One value per packet or super-packet read from the TUN: until its datagrams are sent. A packet that waits for a
+    /// handshake counts as gone when it was laid aside.
+    pub outbound: Histogram,
+}
+
+/// What has been received and not passed on yet, in one direction.
+#[derive(Debug, Default)]
+pub struct Underway {
+    items: u64,
+    /// When the oldest came.
+    since: u64,
+}
+
+impl Underway {
+    /// `items` have come. Asks for the time only if it is needed.
+    #[inline]
+    pub fn came(&mut self, items: usize, clock: impl FnOnce() -> u64) {
+        if self.items == 0 && items > 0 {
+            self.since = clock();
+        }
+        self.items += items as u64;
+    }
+
+    /// All that came has been passed on: each is entered with the age of the oldest.
+    #[inline]
+    pub fn gone(&mut self, into: &Histogram, clock: impl FnOnce() -> u64) {
+        if self.items > 0 {
+            into.record(clock().saturating_sub(self.since), self.items);
+            self.items = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_as_old_as_its_oldest_and_counted_by_its_items() {
+        let (mut underway, histogram) = (Underway::default(), Histogram::default());
+        underway.came(2, || 1000);
+        // The link was full: these join those that wait.
+        underway.came(1, || unreachable!("the oldest is known"));
+        underway.gone(&histogram, || 1007);
+        underway.came(4, || 2000);
+        underway.gone(&histogram, || 2003);
+        assert_eq!(histogram.summary().buckets, [(3, 4), (7, 3)]);
+    }
+
+    #[test]
+    fn where_nothing_came_no_clock_is_read() {
+        let (mut underway, histogram) = (Underway::default(), Histogram::default());
+        underway.came(0, || unreachable!());
+        underway.gone(&histogram, || unreachable!());
+        underway.came(1, || 9);
+        underway.gone(&histogram, || 8);
+        underway.gone(&histogram, || unreachable!());
+        assert_eq!(histogram.summary().buckets, [(0, 1)], "and a clock that went back is no age");
+    }
+}
