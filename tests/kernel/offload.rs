@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use veil_lab::{Namespace, Transfer, ping, require_privileges, require_program, set_udp_segment};
-use veil_tests::{number, show};
+use veil_tests::{assert_conserved, number, show};
 
 use crate::tunnel::{Hosts, Outer, PATIENCE, Tunnel};
 
@@ -294,4 +294,51 @@ fn a_link_without_batches_carries_as_well() -> Result<()> {
         ensure!(counters[side]["gso"] == on && counters[side]["gro"] == on, "{:#}", counters[side]);
     }
     tunnel.assert_conserved()
+}
+
+/// What a histogram has counted.
+fn counted(shown: &Value, histogram: &str) -> Result<u64> {
+    let histogram = &shown["histograms"][histogram];
+    let buckets = histogram["buckets"].as_array().context("no buckets")?;
+    let sum: u64 = buckets.iter().filter_map(|bucket| bucket[1].as_u64()).sum();
+    let count = number(histogram, "count")?;
+    ensure!(sum == count && number(histogram, "p50")? <= number(histogram, "max")?, "{histogram:#}");
+    Ok(count)
+}
+
+#[test]
+fn every_run_and_packet_is_in_the_histograms_once() -> Result<()> {
+    if !require_privileges("every_run_and_packet_is_in_the_histograms_once") {
+        return Ok(());
+    }
+    let tunnel = Hosts::new("spread", Outer::V4)?.start()?;
+    tunnel.ping()?;
+    inner_transfers(&tunnel)?;
+    for daemon in [&tunnel.left, &tunnel.right] {
+        let shown = assert_conserved(daemon)?;
+        let counter = |name| number(&shown["counters"], name);
+        let read = counter("tun_packets")? + counter("tun_super_packets")? - counter("tun_super_segments")?;
+        let received = counted(&shown, "run_datagrams_received")?;
+        for (histogram, wanted) in [
+            ("added_inbound_ns", received),
+            ("added_outbound_ns", read),
+            ("run_datagrams_sealed", counter("runs_sealed")?),
+            ("packets_per_datagram_sealed", counter("datagrams_sealed")?),
+        ] {
+            let found = counted(&shown, histogram)?;
+            ensure!(found > 0 && found == wanted, "{histogram}: {found}, not {wanted}: {shown:#}");
+        }
+        let longest = number(&shown["histograms"]["run_datagrams_received"], "max")?;
+        ensure!(longest > 1 && received < counter("datagrams_received")?, "runs came: {shown:#}");
+        ensure!(number(&shown["histograms"]["run_datagrams_sealed"], "max")? > 1, "runs went: {shown:#}");
+        let people = daemon.show(&[])?;
+        ensure!(people.contains("added inbound") && people.contains("runs sealed"), "{people}");
+        let offloads = shown["offloads"].as_object().context("no offloads")?;
+        for (name, on) in offloads {
+            let counter = counter(name)?;
+            ensure!(on.as_bool() == Some(counter == 1), "{name}: {on}, and {counter}");
+        }
+        ensure!(!offloads.is_empty());
+    }
+    Ok(())
 }

@@ -331,7 +331,8 @@ impl Process {
     }
 
     pub(super) fn send_run(&mut self, run: OpenRun, to_link: &mut impl Outbox<Sealed>) {
-        let OpenRun { peer, mut frame, path, tos, segment, start, sealed_datagrams, sealed_packets, .. } = run;
+        let OpenRun { peer, mut frame, path, tos, segment, start, sealed_datagrams, sealed_packets, .. } =
+            run;
         if sealed_datagrams == 0 {
             return self.transmit.give(frame);
         }
