@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use super::added::Added;
 use super::figures::{Direction, Group, STREAMS, bulk_key};
 use super::iperf::Iperf;
 use super::measure::Samples;
@@ -15,11 +16,17 @@ pub fn measure(tunnel: &Tunnel, group: Group, settings: &Settings, samples: &mut
     for streams in STREAMS {
         for direction in Direction::BOTH {
             interrupt::check()?;
+            // On the plain wire one transfer tells what time the daemons add.
+            let tells = group == Group::Bulk && streams == 1 && direction == Direction::Forward;
+            let added = if tells { Added::look(tunnel)? } else { None };
             let before = tunnel.cpu()?;
             let moved = iperf.transfer(streams, direction, settings.bulk_seconds)?;
             let key = bulk_key(group, streams, direction);
             samples.add(&key, moved.gigabits_per_second);
             samples.add_cpu(&key, tunnel, before, direction, moved.gigabits)?;
+            if tells {
+                Added::bulk_forward(tunnel, added, samples)?;
+            }
         }
     }
     Ok(())

@@ -94,6 +94,11 @@ pub fn small_key(flows: &str) -> String {
     format!("small-{flows}")
 }
 
+/// The key of the time added inside VEIL's daemons, under that load ("idle", "bulk") and on that way ("inbound", "outbound").
+pub fn added_key(load: &str, way: &str) -> String {
+    format!("added-{load}-{way}-p50")
+}
+
 /// All figures, in the order of the tables.
 pub fn figures() -> Vec<Figure> {
     let mut all = Vec::new();
@@ -124,6 +129,12 @@ pub fn figures() -> Vec<Figure> {
         ("rtt-shaped-p99", "Round trip under bulk load at 100 Mbit/s, p99"),
     ] {
         all.push(figure(key, title, "ms", Better::Less));
+    }
+    for (load, under) in [("idle", "idle"), ("bulk", "TCP, 1 stream")] {
+        for way in ["outbound", "inbound"] {
+            let title = format!("Added inside the daemon, {under}, {way}, p50");
+            all.push(figure(&added_key(load, way), &title, "µs", Better::Less));
+        }
     }
     all.push(Figure {
         detail: true,
@@ -158,7 +169,13 @@ mod tests {
         let all = figures();
         let keys: HashSet<&str> = all.iter().map(|figure| figure.key.as_str()).collect();
         assert_eq!(keys.len(), all.len());
-        for expected in ["bulk-1-forward", "segmented-4-back-cpu", "small-many", "small-one-cpu-receiver"] {
+        for expected in [
+            "bulk-1-forward",
+            "segmented-4-back-cpu",
+            "small-many",
+            "small-one-cpu-receiver",
+            "added-bulk-inbound-p50",
+        ] {
             assert!(keys.contains(expected), "{expected}");
         }
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use veil_lab::Ping;
 
+use super::added::Added;
 use super::figures::Direction;
 use super::iperf::{Iperf, Moved};
 use super::measure::Samples;
@@ -24,8 +25,10 @@ const LOADED_GAP: Duration = Duration::from_millis(10);
 const MARGIN: Duration = Duration::from_millis(500);
 
 pub fn measure(tunnel: &Tunnel, settings: &Settings, samples: &mut Samples) -> Result<()> {
+    let before = Added::look(tunnel)?;
     let times = pings(tunnel, settings.idle(), IDLE_GAP)?;
     record("rtt-idle", times, samples)?;
+    Added::idle(tunnel, before, samples)?;
     let (times, _) = under_load(tunnel, settings)?;
     record("rtt-bulk", times, samples)
 }

@@ -3,6 +3,7 @@
 //! Two processes: this one, as the user, builds, finds the peers and writes the results; a second one, as root, gets the
 //! [`Plan`] as an argument, measures, and hands its figures back on stdout. Nothing in the checkout ends up owned by root.
 
+mod added;
 mod bulk;
 mod chart;
 mod contenders;
@@ -44,7 +45,8 @@ const BUSY: f64 = 0.5;
 
 #[derive(Args)]
 #[command(after_help = "\
-Measured: TCP by iperf3 (-C cubic), 64-byte UDP at 1 % loss or less, round trip times, and the CPU time both daemons use;
+Measured: TCP by iperf3 (-C cubic), 64-byte UDP at 1 % loss or less, round trip times, the CPU time both daemons use, and the
+time a packet spends inside VEIL's daemons;
 each round measures one contender after the other. Results go to bench/results/. An idle machine is needed: whatever else
 runs is in the figures.
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use veil_lab::{Daemon, Lab, Namespace, Received, ping};
 
 use super::contenders::{Contender, Kind};
@@ -111,6 +112,15 @@ impl Tunnel {
         let [left, right] = self.daemons.as_slice() else { return Ok(None) };
         let (left, right) = (cpu::seconds(left.pid())?, cpu::seconds(right.pid())?);
         Ok(Some(Cpu { left, right }))
+    }
+
+    /// What `veil show --json` prints on the left and on the right; `None` where no VEIL runs.
+    pub fn show(&self) -> Result<Option<[Value; 2]>> {
+        let [Running::Veil(left), Running::Veil(right)] = self.daemons.as_slice() else { return Ok(None) };
+        let of = |daemon: &Daemon| -> Result<Value> {
+            serde_json::from_str(&daemon.show(&["--json"])?).context("reading `veil show --json`")
+        };
+        Ok(Some([of(left)?, of(right)?]))
     }
 
     /// UDP packets of `payload` bytes that left the tunnel on the right between two looks at [`Tunnel::received`]. Counted
