@@ -134,7 +134,7 @@ fn drops(gauges: &Gauges, opened: &SessionCounters, stage: &ProcessCounters) -> 
 fn counters(gauges: &Gauges, opened: &SessionCounters, stage: &ProcessCounters) -> BTreeMap<String, u64> {
     let (link, tun) = (&gauges.link, &gauges.tun);
     let (handshakes, state) = (&gauges.handshakes, &gauges.state);
-    let named: [(&str, &AtomicU64); 52] = [
+    let named: [(&str, &AtomicU64); 54] = [
         ("datagrams_received", &link.datagrams_received),
         ("datagrams_opened", &opened.opened),
         ("datagrams_handshake", &opened.handshake),
@@ -180,6 +180,8 @@ fn counters(gauges: &Gauges, opened: &SessionCounters, stage: &ProcessCounters) 
         ("tun_bytes", &tun.bytes_read),
         ("tun_super_packets", &stage.super_packets),
         ("tun_super_segments", &stage.super_segments),
+        ("tun_read_calls", &tun.read_calls),
+        ("tun_write_calls", &tun.write_calls),
         ("super_packets_written", &tun.super_packets_written),
         ("super_packets_refused", &tun.super_packets_refused),
         ("ip_reassembled", &stage.reassembled),

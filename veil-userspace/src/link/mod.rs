@@ -111,7 +111,7 @@ pub struct LinkCounters {
     pub run_lengths: Histogram,
     /// Datagrams that the kernel dropped because the receive buffer was full.
     pub receive_overflow: AtomicU64,
-    /// System calls that received or sent at least one datagram.
+    /// System calls made to receive and to send, those included that found nothing or met `EAGAIN`.
     pub receive_calls: AtomicU64,
     pub send_calls: AtomicU64,
     /// How often sending met `EAGAIN`.

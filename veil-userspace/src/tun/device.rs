@@ -189,6 +189,7 @@ impl TunRead for TunRx {
             let Some(mut frame) = set.take() else { break };
             let mut header = [0; VNET_HDR_LEN];
             let mut room = [IoSliceMut::new(&mut header), IoSliceMut::new(frame.buffer_mut())];
+            self.counters.read_calls.fetch_add(1, Relaxed);
             let read = match (&*self.file).read_vectored(&mut room) {
                 Ok(read) => read,
                 Err(error) => {
@@ -248,8 +249,9 @@ impl TunTx {
 /// Writes one packet. The host's receive path runs inside the call, so it hardly ever waits; whatever it refuses
 /// (EAGAIN, ENOBUFS, ENOMEM; EIO: the interface is down) is dropped and counted.
 #[inline]
-fn write(mut file: &File, parts: &[IoSlice<'_>]) -> io::Result<()> {
+fn write(mut file: &File, parts: &[IoSlice<'_>], counters: &TunCounters) -> io::Result<()> {
     loop {
+        counters.write_calls.fetch_add(1, Relaxed);
         match file.write_vectored(parts) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             result => return result.map(|_| ()),
@@ -260,12 +262,13 @@ fn write(mut file: &File, parts: &[IoSlice<'_>]) -> io::Result<()> {
 impl TunWrite for TunTx {
     fn write(&mut self, runs: &mut impl Inbox<Opened>, home: &mut impl Home) {
         let TunTx { file, counters, coalescer } = self;
-        coalescer.write(runs, home, counters, |parts| write(file, parts));
+        coalescer.write(runs, home, counters, |parts| write(file, parts, counters));
     }
 
     fn inject(&mut self, packet: &[u8]) -> bool {
         let header = VnetHdr::NONE.encode();
-        let written = write(&self.file, &[IoSlice::new(&header), IoSlice::new(packet)]).is_ok();
+        let parts = [IoSlice::new(&header), IoSlice::new(packet)];
+        let written = write(&self.file, &parts, &self.counters).is_ok();
         match written {
             true => self.counters.written(1, packet.len()),
             false => self.counters.write_drops.count(DropReason::TunWrite),
@@ -309,9 +312,11 @@ mod tests {
         let mut set = WideSet::new(SetName::TunReceive, 2);
         let got = rx.receive(&mut set, &mut Bounded::new(4), 4).unwrap();
         assert_eq!(got, TunReceived::default());
+        assert_eq!(rx.counters().read_calls.load(Relaxed), 1);
         assert!(set.is_whole());
         let packet = [0x45; 40];
         assert!(!tx.inject(&packet));
+        assert_eq!(tx.counters().write_calls.load(Relaxed), 1);
         assert_eq!(tx.counters().write_drops.of(DropReason::TunWrite), 1);
         assert_eq!(tx.counters().packets_written.load(Relaxed), 0);
     }

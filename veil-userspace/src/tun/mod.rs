@@ -96,6 +96,9 @@ pub struct TunCounters {
     pub bytes_written: AtomicU64,
     /// Super-packets the host took.
     pub super_packets_written: AtomicU64,
+    /// System calls made to read and to write, those included that found nothing; a TUN in memory makes none.
+    pub read_calls: AtomicU64,
+    pub write_calls: AtomicU64,
     /// Super-packets the host refused; their packets were written one by one.
     pub super_packets_refused: AtomicU64,
     /// Whether the host gives us TCP and UDP super-packets.

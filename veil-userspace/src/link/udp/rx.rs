@@ -83,6 +83,7 @@ impl UdpRx {
             if asked == 0 {
                 return Ok(false);
             }
+            self.counters.receive_calls.fetch_add(1, Relaxed);
             let filled = self.batch.receive(fd, &mut self.frames);
             // Back to front, so that the warmest frame is on top again.
             let keep = *filled.as_ref().unwrap_or(&0);
@@ -91,7 +92,6 @@ impl UdpRx {
             }
             match filled {
                 Ok(filled) => {
-                    self.counters.receive_calls.fetch_add(1, Relaxed);
                     let brought = self.deliver(socket, set, out, got);
                     let warm = CALL_BYTES * filled / brought.max(1);
                     self.ask = (2 * filled).min(warm).clamp(LEAST, BATCH);

@@ -153,13 +153,13 @@ impl UdpTx {
             .iter()
             .take_while(|w| w.run.path.is_ipv4() == is_ipv4)
             .flat_map(|w| w.departures(*max_segments, *dscp));
+        self.counters.send_calls.fetch_add(1, Relaxed);
         let (sent, _) = batch.send(fd, departures)?;
         Ok(sent)
     }
 
     /// Counts the first `sent` messages and sends finished frames home.
     fn advance(&mut self, sent: usize, home: &mut impl Home) {
-        self.counters.send_calls.fetch_add(1, Relaxed);
         let (mut datagrams, mut bytes, mut gso_is_broken) = (0, 0, false);
         for _ in 0..sent {
             let Some(first) = self.waiting.front_mut() else { break };
