@@ -1,4 +1,4 @@
-//! Bulk: how much TCP goes through, and what it costs the two daemons.
+//! Bulk: how much TCP goes through, and what it costs the two daemons in CPU time and system calls.
 
 use anyhow::Result;
 
@@ -19,6 +19,8 @@ pub fn measure(tunnel: &Tunnel, group: Group, settings: &Settings, samples: &mut
             // On the plain wire one transfer tells what time the daemons add.
             let tells = group == Group::Bulk && streams == 1 && direction == Direction::Forward;
             let added = if tells { Added::look(tunnel)? } else { None };
+            // To ask for the calls costs CPU time, so that is done around what is timed.
+            let calls = tunnel.calls()?;
             let before = tunnel.cpu()?;
             let moved = iperf.transfer(streams, direction, settings.bulk_seconds)?;
             let key = bulk_key(group, streams, direction);
@@ -27,6 +29,7 @@ pub fn measure(tunnel: &Tunnel, group: Group, settings: &Settings, samples: &mut
             if tells {
                 Added::bulk_forward(tunnel, added, samples)?;
             }
+            samples.add_calls(&key, tunnel, calls, moved.gigabits / 8.0)?;
         }
     }
     Ok(())

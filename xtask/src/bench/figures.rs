@@ -80,6 +80,14 @@ impl Direction {
 
 pub const STREAMS: [u32; 2] = [1, 4];
 
+/// Kinds of system calls: the counter in `veil show`, and the word for it.
+pub const CALLS: [(&str, &str); 4] = [
+    ("receive_calls", "receive"),
+    ("send_calls", "send"),
+    ("tun_read_calls", "tun-read"),
+    ("tun_write_calls", "tun-write"),
+];
+
 /// How many inner flows the small packets are spread over, and the word for it.
 pub const FLOWS: [(u16, &str); 2] = [(1, "one"), (64, "many")];
 
@@ -111,6 +119,7 @@ pub fn figures() -> Vec<Figure> {
                 let key = bulk_key(group, streams, direction);
                 all.push(figure(&key, &title, "Gbit/s", Better::More));
                 all.extend(cpu_figures(&key, &title, "s/Gbit"));
+                all.extend(call_figures(&key, &title));
             }
         }
     }
@@ -155,6 +164,20 @@ fn cpu_figures(key: &str, title: &str, unit: &str) -> [Figure; 3] {
     ]
 }
 
+fn call_figures(key: &str, title: &str) -> impl Iterator<Item = Figure> {
+    let calls = |end: &str, which: &str, detail| Figure {
+        detail,
+        ..figure(
+            &format!("{key}-calls{end}"),
+            &format!("{title}: {which} of both daemons"),
+            "/GB",
+            Better::Less,
+        )
+    };
+    let kinds = CALLS.map(|(_, kind)| calls(&format!("-{kind}"), &format!("{kind} calls"), true));
+    std::iter::once(calls("", "packet system calls", false)).chain(kinds)
+}
+
 fn figure(key: &str, title: &str, unit: &str, better: Better) -> Figure {
     Figure { key: key.into(), title: title.into(), unit: unit.into(), better, detail: false }
 }
@@ -175,6 +198,7 @@ mod tests {
             "small-many",
             "small-one-cpu-receiver",
             "added-bulk-inbound-p50",
+            "bulk-1-back-calls",
         ] {
             assert!(keys.contains(expected), "{expected}");
         }

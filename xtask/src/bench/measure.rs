@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 
+use super::calls::Calls;
 use super::contenders::Contender;
-use super::figures::{Direction, Group};
+use super::figures::{CALLS, Direction, Group};
 use super::plan::{Plan, Settings};
 use super::progress::Progress;
 use super::results::Entry;
@@ -44,6 +45,18 @@ impl Samples {
         self.add(&format!("{key}-cpu"), sender + receiver);
         self.add(&format!("{key}-cpu-sender"), sender);
         self.add(&format!("{key}-cpu-receiver"), receiver);
+    }
+
+    /// The system calls that both daemons have made since `before`, for each of `units`. Nothing where nobody counts them.
+    pub fn add_calls(&mut self, key: &str, tunnel: &Tunnel, before: Option<Calls>, units: f64) -> Result<()> {
+        if let Some((after, before)) = tunnel.calls()?.zip(before) {
+            let (each, all) = after.since(before).per(units);
+            self.add(&format!("{key}-calls"), all);
+            for ((_, kind), calls) in CALLS.into_iter().zip(each) {
+                self.add(&format!("{key}-calls-{kind}"), calls);
+            }
+        }
+        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod added;
 mod bulk;
+mod calls;
 mod chart;
 mod contenders;
 mod cpu;
@@ -45,8 +46,8 @@ const BUSY: f64 = 0.5;
 
 #[derive(Args)]
 #[command(after_help = "\
-Measured: TCP by iperf3 (-C cubic), 64-byte UDP at 1 % loss or less, round trip times, the CPU time both daemons use, and the
-time a packet spends inside VEIL's daemons;
+Measured: TCP by iperf3 (-C cubic), 64-byte UDP at 1 % loss or less, round trip times, the CPU time both daemons use; of
+VEIL, the time a packet spends inside its daemons and the system calls it takes to move a gigabyte;
 each round measures one contender after the other. Results go to bench/results/. An idle machine is needed: whatever else
 runs is in the figures.
 

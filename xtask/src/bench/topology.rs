@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use veil_lab::{Daemon, Lab, Namespace, Received, ping};
 
+use super::calls::Calls;
 use super::contenders::{Contender, Kind};
 use super::cpu;
 use super::figures::Direction;
@@ -121,6 +122,12 @@ impl Tunnel {
             serde_json::from_str(&daemon.show(&["--json"])?).context("reading `veil show --json`")
         };
         Ok(Some([of(left)?, of(right)?]))
+    }
+
+    /// System calls made so far by both daemons; `None` where they are not VEIL's.
+    pub fn calls(&self) -> Result<Option<Calls>> {
+        let [Running::Veil(left), Running::Veil(right)] = self.daemons.as_slice() else { return Ok(None) };
+        Ok(Some(Calls::parse(&left.show(&["--json"])?)? + Calls::parse(&right.show(&["--json"])?)?))
     }
 
     /// UDP packets of `payload` bytes that left the tunnel on the right between two looks at [`Tunnel::received`]. Counted
