@@ -10,6 +10,7 @@ use veil_proto::handshake::{
 };
 use veil_proto::peer::PeerSettings;
 use veil_proto::session::TransportSession;
+use veil_proto::tunnel::{Sessions, ToSessions};
 use veil_proto::{Now, Path, PeerId, Tai64n};
 
 use crate::Seeded;
@@ -30,7 +31,7 @@ impl Handshaking {
     /// Two ends that will agree on `suite`.
     pub fn new(suite: Suite) -> Self {
         let mut entropy = Seeded(1);
-        let secret = NetworkSecret::from_bytes([7; 32]);
+        let secret = network_secret();
         let initiator = Identity::new(generate_x25519_keypair(&mut entropy), secret.clone());
         let responder = Identity::new(generate_x25519_keypair(&mut entropy), secret);
         let (psk, suites) = (Psk::from_bytes([9; 32]), Suites::only(suite));
@@ -95,6 +96,32 @@ impl Handshaking {
         let Answer { session, mut response, .. } = self.answer(&mut initiation);
         (self.finish(pending, &mut response), session)
     }
+
+    /// The initiator's `Sessions` and the responder's after a handshake, all inner addresses being behind the other end,
+    /// and the time it is then. The responder's session waits for the first datagram.
+    pub fn sessions(&mut self) -> ([Sessions; 2], Now) {
+        let (initiated, answered) = self.shake();
+        let end = |own: &Identity, other: &Identity, has_endpoint| {
+            let peer = PeerSettings {
+                public_key: other.keys.public,
+                psk: self.psk.clone(),
+                suites: self.suites,
+                allowed_ips: ["0.0.0.0/0", "::/0"].map(|net| net.parse().expect("a network")).into(),
+                keepalive: None,
+                has_endpoint,
+                lease: false,
+            };
+            Sessions::new(&own.keys.public, &network_secret(), &[peer], None)
+        };
+        let mut initiator = end(&self.initiator, &self.responder, true);
+        let mut responder = end(&self.responder, &self.initiator, false);
+        // A session answers a request: this is the first.
+        initiator.begin(PeerId(0), self.now);
+        while initiator.next_message().is_some() {}
+        initiator.handle(ToSessions::Ready(initiated));
+        responder.handle(ToSessions::Ready(answered));
+        ([initiator, responder], self.now)
+    }
 }
 
 /// Two ends of one session.
@@ -120,6 +147,10 @@ impl Pair {
     }
 }
 
+fn network_secret() -> NetworkSecret {
+    NetworkSecret::from_bytes([7; 32])
+}
+
 fn path() -> Path {
     Path::to(([192, 0, 2, 1], 51820).into())
 }
@@ -129,6 +160,7 @@ mod tests {
     use super::*;
     use veil_proto::handshake::message::Header;
     use veil_proto::session::HEADER_LEN;
+    use veil_proto::tunnel::{Inbound, Outbound};
 
     #[test]
     fn what_the_initiator_seals_the_responder_opens() {
@@ -153,5 +185,16 @@ mod tests {
             let (initiator, responder) = ends.shake();
             assert_eq!((initiator.session.rotator.index(), responder.session.rotator.index()), (1, 2));
         }
+    }
+
+    #[test]
+    fn the_ends_of_a_tunnel_can_be_sent_to_once_the_initiator_has_spoken() {
+        let ([mut initiator, mut responder], now) = Handshaking::new(Suite::Aes256Gcm).sessions();
+        let (peer, mut datagram) = (PeerId(0), [3; 100]);
+        assert_eq!(initiator.begin(peer, now), Outbound::Ready(path()));
+        assert!(!matches!(responder.begin(peer, now), Outbound::Ready(_)));
+        initiator.seal(peer, &mut datagram, now).unwrap();
+        assert!(matches!(responder.open(&mut datagram, &path(), now), Inbound::Data(_)));
+        assert_eq!(responder.begin(peer, now), Outbound::Ready(path()));
     }
 }

@@ -18,10 +18,13 @@
 //! | `allowed-ips` | an inner address looked up among so many networks, in random order |
 //! | `checksum` | 1400 bytes summed |
 //! | `tunnel` | a 64-byte datagram through `Sessions`: all of the way in, all of the way out after routing |
+//! | `split`, `coalesce` | a segment of a 64 KiB super-packet cut off; joined to one again |
+//! | `super-packet` | a segment of one through the process stage: split and sealed into runs; opened, checked and marked |
 //! | `handshake` | a handshake of both ends; the responder's part of one |
 //! | `refuse` | an initiation refused, at each gate: all of its way from the link to there |
 //!
-//! Read `time` as nanoseconds per element, or `thrpt` as elements per second. Steps follow each other without waiting,
+//! Read `time` as nanoseconds per element, or `thrpt` as elements per second; where one iteration is many elements
+//! (super-packets, shared datagrams), `time` is that of all of them. Steps follow each other without waiting,
 //! so a figure is what a packet adds to a busy core, not how long a lone packet takes; and a figure says something only
 //! on an idle machine, beside others of the same run. What two daemons carry is measured by other means.
 //!

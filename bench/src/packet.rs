@@ -10,6 +10,8 @@ use veil_proto::mux::inner::TCP;
 use crate::hub::{inner_v4, inner_v6};
 
 const TCP_HEADER: usize = 20;
+/// The flag (RFC 9293 3.1) that all segments of an open connection carry.
+const ACK: u8 = 0x10;
 
 /// An IPv4 packet of `len` bytes (40 to 65 535) from `peer`.
 pub fn ipv4(peer: PeerId, len: usize) -> Vec<u8> {
@@ -44,6 +46,7 @@ pub fn plaintext(packet: &[u8], count: usize) -> Vec<u8> {
 fn tcp(len: usize) -> Vec<u8> {
     let mut segment = vec![0; TCP_HEADER];
     segment[12] = (TCP_HEADER as u8 / 4) << 4;
+    segment[13] = ACK;
     segment.resize(len, 0x61);
     segment
 }

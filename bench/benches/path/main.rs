@@ -4,10 +4,12 @@
 //! ([`over_runs`]); everything else leaves its input as it was, and loops.
 
 mod datagram;
+mod ends;
 mod gates;
 mod handshake;
 mod inner;
 mod lookup;
+mod offload;
 mod tunnel;
 
 use std::time::{Duration, Instant};
@@ -60,9 +62,13 @@ criterion_group! {
         inner::accept,
         lookup::allowed_ips,
         inner::checksum,
+        offload::coalesce,
+        offload::split,
         datagram::seal,
         tunnel::inbound,
         tunnel::outbound,
+        offload::open,
+        offload::seal,
         handshake::handshake,
         gates::refuse,
 }
