@@ -4,6 +4,7 @@
 //! up: so it links neither `veil` nor anything that needs headers, and runs `veil` as a program.
 
 mod bench;
+mod build_ebpf;
 mod ci;
 mod demo;
 mod elevate;
@@ -46,6 +47,8 @@ enum Command {
     Test(test::Options),
     /// Measure VEIL beside the bare wire and its peers; an idle machine and an hour, or --quick
     Bench(bench::Options),
+    /// Build the eBPF program anew; only who changes it needs to
+    BuildEbpf,
     /// What CI runs: the tests, many more random ones, then formatting, lints, documentation and licences
     Ci,
 }
@@ -71,6 +74,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Setup(options) => setup::setup(&options),
         Command::Test(options) => test::test(&options),
         Command::Bench(options) => bench::bench(&options),
+        Command::BuildEbpf => build_ebpf::build_ebpf(),
         Command::Ci => ci::ci(),
     }
 }
