@@ -1,0 +1,8 @@
+//! Which packets the steering program takes: the table of verdicts, random frames against a second parser, and all of
+//! it again on the committed program, run by the kernel (`BPF_PROG_TEST_RUN`).
+
+mod classify;
+mod frames;
+mod loaded;
+mod object;
+mod reference;
