@@ -1,19 +1,19 @@
 //! The time that the daemon itself adds to what it carries: from the return of the receive call that brought it to the
-//! return of the call that passed the last of its batch on.
+//! beginning of the call that passes its batch on. What that call takes is the kernel's: on a veth pair it does the
+//! receiving end's work as well.
 //!
 //! Two clock reads per batch and direction, none while nothing comes. What is measured is an upper bound of what a single
 //! packet waits: one at the head of a batch may be sent before the end. Packets that came early in a receive call of
-//! several system calls have waited a little longer than it says. The call that passes it on is in it, and on a veth
-//! pair that call does the receiving kernel's work as well.
+//! several system calls have waited a little longer than it says.
 
 use crate::histogram::Histogram;
 
 /// How long packets were inside the daemon, in nanoseconds.
 #[derive(Debug, Default)]
 pub struct AddedTime {
-    /// One value per run received from the link: until it is written to the TUN.
+    /// One value per run received from the link: until it is handed to the TUN.
     pub inbound: Histogram,
-    /// One value per packet or super-packet read from the TUN: until its datagrams are sent. A packet that waits for a
+    /// One value per packet or super-packet read from the TUN: until its datagrams are handed to the link. A packet that waits for a
     /// handshake counts as gone when it was laid aside.
     pub outbound: Histogram,
 }

@@ -30,6 +30,9 @@ use crate::tun::{TunRead, TunWrite};
 
 /// Runs received, and packets read, in one turn.
 const BATCH: usize = 64;
+/// Times that a turn receives and passes on what came, each way. One call brings little, so that nothing waits for what
+/// came with it; a turn is several, for the sake of what it costs besides.
+const CALLS_PER_TURN: usize = 4;
 /// Handshake datagrams copied out of the data path in one turn.
 const HANDSHAKE_BATCH: usize = 1024;
 /// Turns that may move packets before the other descriptors are looked at again.
@@ -195,11 +198,20 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
     /// One batch each way, then what the handshakes want. True if more waits.
     fn turn(&mut self, now: Now) -> Result<bool> {
         self.checker.assert_here();
-        if self.link_ready {
+        for _ in 0..CALLS_PER_TURN {
+            if !self.link_ready {
+                break;
+            }
             self.inbound(now)?;
         }
-        if self.blocked.is_none() {
+        for _ in 0..CALLS_PER_TURN {
+            if self.blocked.is_some() {
+                break;
+            }
             self.outbound(now)?;
+            if !self.tun_ready {
+                break;
+            }
         }
         if self.next_deadline().is_some_and(|at| at <= now.mono) {
             self.parts.process.on_timer(now);
@@ -255,11 +267,11 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
         self.inbound_underway.came(received.runs, stopwatch);
         let (to_handshakes, home) = (&mut self.to_handshakes, &mut self.received);
         parts.process.inbound(&mut self.from_link, &mut self.to_tun, to_handshakes, home, now);
-        let mut homes = TwoHomes(&mut self.received, parts.process.injected_set());
-        parts.tun_tx.write(&mut self.to_tun, &mut homes);
         if self.from_link.is_empty() {
             self.inbound_underway.gone(&parts.gauges.added.inbound, stopwatch);
         }
+        let mut homes = TwoHomes(&mut self.received, parts.process.injected_set());
+        parts.tun_tx.write(&mut self.to_tun, &mut homes);
         Ok(())
     }
 
@@ -280,9 +292,11 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
 
     /// Sends the runs that wait, and watches for room when the link takes no more.
     fn send(&mut self) -> Result<()> {
+        if self.from_tun.is_empty() {
+            self.outbound_underway.gone(&self.parts.gauges.added.outbound, stopwatch);
+        }
         let parts = &mut self.parts;
         if self.to_link.is_empty() && !parts.link_tx.holds_runs() {
-            self.all_sent();
             return Ok(());
         }
         let result = parts.link_tx.send(&mut self.to_link, parts.process.transmit_set());
@@ -290,9 +304,6 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
             SendResult::Drained => None,
             SendResult::Blocked => parts.link_tx.blocked_on().map(|fd| fd.as_raw_fd()),
         };
-        if result == SendResult::Drained {
-            self.all_sent();
-        }
         if blocked_on == self.blocked {
             return Ok(());
         }
@@ -310,13 +321,6 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
         watch().context("cannot watch the link for room")?;
         self.blocked = blocked_on;
         Ok(())
-    }
-
-    /// The link has taken all there was: what was read from the TUN is gone, but for what has not been sealed yet.
-    fn all_sent(&mut self) {
-        if self.from_tun.is_empty() {
-            self.outbound_underway.gone(&self.parts.gauges.added.outbound, stopwatch);
-        }
     }
 
     /// Carries messages between sessions and handshakes until there are none: sessions first, then their datagrams.

@@ -21,8 +21,9 @@ use veil_proto::{DropReason, Path};
 /// Pending errors skipped in one call before giving the thread back.
 const ERRORS_PER_CALL: usize = 8;
 
-/// Bytes received from one socket in one call, at most one batch more.
-const CALL_BYTES: usize = 256 << 10;
+/// Bytes received from one socket in one call, at most one batch more: they are opened before the first is written, so
+/// few keep all of them young.
+const CALL_BYTES: usize = 64 << 10;
 /// Messages asked for at least.
 const LEAST: usize = 4;
 
