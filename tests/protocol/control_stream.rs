@@ -44,6 +44,20 @@ fn inject(world: &mut World, from: usize, frames: &[(u8, u8, &[u8])]) {
     world.run(100 * MILLISECOND);
 }
 
+/// End 0 closes the session they have, and the datagram is late: a renewal has overtaken it.
+fn overtaken_close(seed: u64) -> (World, Datagram) {
+    let mut world = World::talking(seed);
+    world.run(121 * SECOND);
+    world.hold = true;
+    world.ends[0].sessions.close_all();
+    world.settle(0);
+    let late = world.held.pop().unwrap();
+    world.whole_again();
+    world.send(0, 1);
+    world.run(SECOND);
+    (world, late)
+}
+
 #[test]
 fn a_message_arrives_over_any_loss_once() {
     for seed in 0..40 {
@@ -149,16 +163,7 @@ fn an_end_that_stops_says_so_and_its_session_is_gone() {
 
 #[test]
 fn a_close_concerns_only_the_session_that_carried_it() {
-    let mut world = World::talking(956);
-    world.run(121 * SECOND);
-    // End 0 closes the session they have, and the datagram is late: a renewal overtakes it.
-    world.hold = true;
-    world.ends[0].sessions.close_all();
-    world.settle(0);
-    let late = world.held.pop().unwrap();
-    world.whole_again();
-    world.send(0, 1);
-    world.run(SECOND);
+    let (mut world, late) = overtaken_close(956);
     let renewed = world.current(1, 0);
     world.arrive(late);
     world.run(0);
@@ -169,15 +174,7 @@ fn a_close_concerns_only_the_session_that_carried_it() {
 
 #[test]
 fn what_came_under_another_session_is_applied_but_not_acknowledged() {
-    let mut world = World::talking(957);
-    world.run(121 * SECOND);
-    world.hold = true;
-    world.ends[0].sessions.close_all();
-    world.settle(0);
-    let late = world.held.pop().unwrap();
-    world.whole_again();
-    world.send(0, 1);
-    world.run(SECOND);
+    let (mut world, late) = overtaken_close(957);
     let acks = world.ends[1].sessions.counters().acks_sent.load(Relaxed);
     world.arrive(late);
     world.run(SECOND);

@@ -285,7 +285,7 @@ impl End {
                         frame::CONTROL => self.sessions.accept_control(opened, payload, now),
                         frame::ACK => self.sessions.accept_ack(opened, payload, now),
                         frame::PROBE => self.sessions.accept_probe(opened, payload, now),
-                        _ => Err(DropReason::FrameUnknownKind),
+                        _ => Ok(()), // Skipped.
                     };
                     self.refused.extend(taken.err());
                     continue;

@@ -64,8 +64,6 @@ drop_reasons! {
     Overtaken => "overtaken",
     /// A mux frame whose length goes past the end of the datagram.
     FrameTruncated => "frame-truncated",
-    /// A mux frame of unknown kind, skipped by its length.
-    FrameUnknownKind => "frame-unknown-kind",
     /// A mux frame with a flag this version does not know.
     FrameUnknownFlag => "frame-unknown-flag",
     /// A mux frame of a kind whose content does not parse.

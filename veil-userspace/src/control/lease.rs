@@ -25,12 +25,21 @@ const MAX_ENTRIES: usize = 16;
 /// Changes are so far apart, nanoseconds.
 const APART: u64 = 10 * SECOND;
 
+/// What one peer gives.
+struct Held {
+    name: String,
+    lease: Config,
+    left_out: usize,
+    /// The log has it.
+    told: bool,
+}
+
 /// The leases in force.
 pub struct Leases {
     interface: String,
     /// The configured MTU: peers can only lower it.
     mtu: u16,
-    held: HashMap<PeerId, Config>,
+    held: HashMap<PeerId, Held>,
     /// What was added here, and so may be removed here.
     addresses: Vec<IpNet>,
     routes: Vec<IpNet>,
@@ -60,11 +69,10 @@ impl Leases {
             + lease.routes.len().saturating_sub(MAX_ENTRIES);
         lease.addresses.truncate(MAX_ENTRIES);
         lease.routes.truncate(MAX_ENTRIES);
-        if self.held.get(&peer) == Some(&lease) {
+        if self.held.get(&peer).is_some_and(|held| held.lease == lease) {
             return;
         }
-        tracing::info!("lease from {name}: {} ({left_out} entries too many)", described(&lease));
-        self.held.insert(peer, lease);
+        self.held.insert(peer, Held { name: name.to_owned(), lease, left_out, told: false });
         self.changed = true;
     }
 
@@ -81,6 +89,14 @@ impl Leases {
         }
         self.changed = false;
         self.not_before = now + APART;
+        // Here and not in `take`: a peer that keeps changing its mind does not fill the log.
+        for held in self.held.values_mut().filter(|held| !held.told) {
+            held.told = true;
+            tracing::info!("lease from {}: {}", held.name, described(&held.lease));
+            if held.left_out > 0 {
+                tracing::warn!("lease from {}: {} entries too many, left out", held.name, held.left_out);
+            }
+        }
         let endpoints: Vec<IpAddr> = endpoints.collect();
         if let Err(error) = self.change(&endpoints) {
             tracing::warn!("leases: {error:#}");
@@ -93,7 +109,7 @@ impl Leases {
         let fit =
             |net: &IpNet| is_ordinary(*net) && !endpoints.iter().any(|&endpoint| net.contains(endpoint));
         let all = |of: fn(&Config) -> &[IpNet]| -> Vec<IpNet> {
-            self.held.values().flat_map(of).copied().filter(fit).collect()
+            self.held.values().flat_map(|held| of(&held.lease)).copied().filter(fit).collect()
         };
         let (addresses, routes) = (all(|lease| &lease.addresses), all(|lease| &lease.routes));
         let mut refused = Vec::new();
@@ -104,7 +120,7 @@ impl Leases {
         self.addresses.retain(|net| {
             addresses.contains(net) || !done(netlink.remove_address(index, *net).map(|()| true))
         });
-        let mtu = self.held.values().filter_map(|lease| lease.mtu).min();
+        let mtu = self.held.values().filter_map(|held| held.lease.mtu).min();
         if mtu.is_some() || self.lowered {
             let mtu = mtu.unwrap_or(self.mtu).clamp(MIN_MTU.min(self.mtu), self.mtu);
             self.lowered = mtu < self.mtu;
@@ -210,7 +226,7 @@ mod tests {
         let many =
             Config { routes: (0..40).map(|n| net(&format!("10.9.{n}.0/24"))).collect(), ..Config::default() };
         leases.take(PeerId(0), "hub", many);
-        assert_eq!(leases.held[&PeerId(0)].routes.len(), MAX_ENTRIES);
+        assert_eq!(leases.held[&PeerId(0)].lease.routes.len(), MAX_ENTRIES);
         assert_eq!(leases.deadline(), Some(0));
         leases.apply(std::iter::empty(), SECOND);
         assert_eq!(leases.deadline(), None);

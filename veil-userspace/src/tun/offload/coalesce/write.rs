@@ -59,7 +59,10 @@ impl Coalescer {
         let first = bytes_of(&self.runs, self.packets[usize::from(group.first)]);
         let last = bytes_of(&self.runs, self.packets[usize::from(group.last)]);
         let mut head = [0; VNET_HDR_LEN + MAX_HEADER];
-        let Some(head) = head.get_mut(..VNET_HDR_LEN + payload) else { return };
+        let Some(head) = head.get_mut(..VNET_HDR_LEN + payload) else {
+            // Only plain headers are joined, and those fit; should others ever be, they go one by one.
+            return self.write_one_by_one(at, counters, sink);
+        };
         let vnet = VnetHdr {
             gso_type: match (headers.carries, headers.ipv4) {
                 (Transport::Tcp, true) => GSO_TCPV4,
