@@ -93,7 +93,14 @@ impl Hub {
     /// Opens a datagram that some peer has sealed; anything else ends the benchmark, which would measure a refusal.
     #[inline]
     pub fn open(&mut self, datagram: &mut [u8]) -> PeerId {
-        match self.sessions.open(datagram, &self.path, self.now) {
+        self.sessions.unmask_run(datagram, 0);
+        self.open_unmasked(datagram)
+    }
+
+    /// The same for a datagram whose header is unmasked already.
+    #[inline]
+    pub fn open_unmasked(&mut self, datagram: &mut [u8]) -> PeerId {
+        match self.sessions.open_unmasked(datagram, &self.path, self.now) {
             Inbound::Data(opened) => opened.peer,
             other => panic!("{other:?}"),
         }

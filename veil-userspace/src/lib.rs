@@ -15,4 +15,5 @@ pub mod host;
 pub mod keyfile;
 pub mod link;
 pub mod netlink;
+pub mod prefetch;
 pub mod tun;

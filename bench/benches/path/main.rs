@@ -21,8 +21,20 @@ fn over_runs<S, T>(
     bencher: &mut Bencher<'_>,
     state: &mut S,
     run: &mut [T],
-    mut prepare: impl FnMut(&mut S, &mut [T]),
+    prepare: impl FnMut(&mut S, &mut [T]),
     mut step: impl FnMut(&mut S, &mut T),
+) {
+    over_batches(bencher, state, run, 1, prepare, |state, batch| step(state, &mut batch[0]));
+}
+
+/// The same for what works on `size` items at a time, or on as many as are left.
+fn over_batches<S, T>(
+    bencher: &mut Bencher<'_>,
+    state: &mut S,
+    run: &mut [T],
+    size: usize,
+    mut prepare: impl FnMut(&mut S, &mut [T]),
+    mut step: impl FnMut(&mut S, &mut [T]),
 ) {
     bencher.iter_custom(|count| {
         let (mut left, mut elapsed) = (count as usize, Duration::ZERO);
@@ -31,8 +43,8 @@ fn over_runs<S, T>(
             let now = &mut run[..len];
             prepare(state, now);
             let start = Instant::now();
-            for item in now {
-                step(state, item);
+            for batch in now.chunks_mut(size) {
+                step(state, batch);
             }
             elapsed += start.elapsed();
             left -= len;

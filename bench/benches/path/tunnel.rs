@@ -9,9 +9,10 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use veil_bench::{Hub, Seeded};
 use veil_proto::PeerId;
 use veil_proto::session::MIN_DATAGRAM;
-use veil_proto::tunnel::Outbound;
+use veil_proto::tunnel::{AHEAD, Outbound};
+use veil_userspace::prefetch::prefetch;
 
-use crate::over_runs;
+use crate::over_batches;
 
 /// Peers, and how many datagrams of one peer come in a row.
 const SHAPES: [(usize, usize); 5] = [(1, 1), (1_000, 8), (1_000, 1), (10_000, 8), (10_000, 1)];
@@ -20,23 +21,32 @@ const DATAGRAMS: usize = 512;
 
 type Datagram = (PeerId, [u8; DATAGRAM]);
 
-/// Unmask, classify, find, open, replay, and what `Sessions` keeps about the peer.
+/// Unmask, look ahead, classify, find, open, replay, and what `Sessions` keeps about the peer.
 pub fn inbound(c: &mut Criterion) {
     let seal = |hub: &mut Hub, (peer, bytes): &mut Datagram| hub.seal_from(*peer, bytes);
-    bench(c, "tunnel/open", seal, |hub, (_, bytes)| {
-        black_box(hub.open(bytes));
+    bench(c, "tunnel/open", seal, |hub, batch| {
+        for (_, bytes) in &mut *batch {
+            hub.sessions.unmask_run(bytes, 0);
+        }
+        hub.sessions.look_ahead_inbound(batch.iter().map(|(_, bytes)| &bytes[..]), prefetch);
+        for (_, bytes) in batch {
+            black_box(hub.open_unmasked(bytes));
+        }
     });
 }
 
-/// Look whether the peer can be sent to, then seal.
+/// Look ahead, look whether the peer can be sent to, then seal.
 pub fn outbound(c: &mut Criterion) {
     bench(
         c,
         "tunnel/seal",
         |_, _| {},
-        |hub, (peer, bytes)| {
-            assert!(matches!(black_box(hub.sessions.begin(*peer, hub.now)), Outbound::Ready(_)));
-            hub.sessions.seal(*peer, bytes, hub.now).expect("a usable session");
+        |hub, batch| {
+            hub.sessions.look_ahead_outbound(batch.iter().map(|&(peer, _)| peer), prefetch);
+            for (peer, bytes) in batch {
+                assert!(matches!(black_box(hub.sessions.begin(*peer, hub.now)), Outbound::Ready(_)));
+                hub.sessions.seal(*peer, bytes, hub.now).expect("a usable session");
+            }
         },
     );
 }
@@ -45,7 +55,7 @@ fn bench(
     c: &mut Criterion,
     name: &str,
     prepare: impl Fn(&mut Hub, &mut Datagram),
-    step: impl Fn(&mut Hub, &mut Datagram),
+    step: impl Fn(&mut Hub, &mut [Datagram]),
 ) {
     let mut group = c.benchmark_group(name);
     group.throughput(Throughput::Elements(1));
@@ -62,7 +72,7 @@ fn bench(
                     }
                 }
             };
-            over_runs(b, &mut hub, &mut run, prepare_all, &step);
+            over_batches(b, &mut hub, &mut run, AHEAD, prepare_all, &step);
         });
     }
     group.finish();

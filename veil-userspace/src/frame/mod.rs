@@ -214,6 +214,11 @@ pub trait Inbox<T> {
 
     /// Whether `pop` would find nothing.
     fn is_empty(&self) -> bool;
+
+    /// The item that the `n`-th `pop` after the next would find, where the queue can tell.
+    fn peek(&self, _n: usize) -> Option<&T> {
+        None
+    }
 }
 
 /// A bounded queue for one thread; it never allocates after creation.
@@ -265,6 +270,11 @@ impl<T> Inbox<T> for Bounded<T> {
     #[inline]
     fn is_empty(&self) -> bool {
         self.items.is_empty()
+    }
+
+    #[inline]
+    fn peek(&self, n: usize) -> Option<&T> {
+        self.items.get(n)
     }
 }
 

@@ -129,6 +129,11 @@ impl AeadKey {
         AeadKey { schedule, suite }
     }
 
+    /// Where the key schedule lies; nothing can be read of it this way.
+    pub(crate) fn schedule(&self) -> &LessSafeKey {
+        &self.schedule
+    }
+
     /// The AEAD this is a key of.
     pub fn suite(&self) -> Suite {
         self.suite

@@ -26,6 +26,11 @@ impl HeaderKey {
         HeaderKey(Box::new(Aes128Enc::new((&*key).into())))
     }
 
+    /// Where the key schedule lies; nothing can be read of it this way.
+    pub(crate) fn schedule(&self) -> &Aes128Enc {
+        &self.0
+    }
+
     /// Masks or unmasks the 16 header bytes in place; it is its own inverse.
     ///
     /// False, and nothing done, for a datagram without 16 bytes of body: there is no such datagram.

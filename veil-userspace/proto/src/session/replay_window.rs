@@ -48,6 +48,11 @@ impl ReplayWindow {
         new
     }
 
+    /// The word that remembers `counter`, or will.
+    pub(crate) fn word(&self, counter: u64) -> &u64 {
+        &self.seen[(counter / WORD_BITS % WORDS) as usize]
+    }
+
     /// The highest counter marked so far.
     #[inline]
     pub fn highest(&self) -> Option<u64> {

@@ -99,6 +99,12 @@ impl SessionTable {
         Some(session)
     }
 
+    /// A session to look at, on whichever thread.
+    #[inline]
+    pub(crate) fn peek(&self, id: SessionId) -> Option<&TransportSession> {
+        self.sessions.get(id.0 as usize)?.as_deref()
+    }
+
     /// How many sessions there are.
     pub fn len(&self) -> usize {
         self.sessions.len() - self.free.len()

@@ -73,6 +73,14 @@ impl Sealer {
         Ok(())
     }
 
+    pub(crate) fn key(&self) -> &AeadKey {
+        &self.key
+    }
+
+    pub(crate) fn header_key(&self) -> &HeaderKey {
+        &self.receiver_header
+    }
+
     /// Whether the key has been used so much that a new one should be agreed.
     pub fn must_rekey(&self) -> bool {
         self.budget.must_rekey()
@@ -135,6 +143,15 @@ impl Opener {
         }
         self.budget.charge(plaintext.len());
         Ok((plaintext.len(), newest))
+    }
+
+    pub(crate) fn key(&self) -> &AeadKey {
+        &self.key
+    }
+
+    /// Where the replay window keeps `counter`.
+    pub(crate) fn window_word(&self, counter: u64) -> &u64 {
+        self.window.word(counter)
     }
 
     /// Whether the key has been used so much that a new one should be agreed.

@@ -10,7 +10,7 @@ mod sessions;
 
 pub use handshakes::{AcceptedInitiation, HandshakeCounters, HandshakeOutput, Handshakes, Transmit};
 pub use sessions::{
-    Accepted, Inbound, Opened, Outbound, PeerCounters, PeerEvent, PeerStatus, Probe, SessionCounters,
+    AHEAD, Accepted, Inbound, Opened, Outbound, PeerCounters, PeerEvent, PeerStatus, Probe, SessionCounters,
     Sessions,
 };
 

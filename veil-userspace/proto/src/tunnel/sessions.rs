@@ -5,6 +5,7 @@
 //! [`Sessions::begin`], then [`Sessions::seal`] for each datagram. What inbound and the timers owe a peer is only noted;
 //! the outbound step asks [`Sessions::next_owing`] and [`Sessions::next_flagged`] for it. Nothing here does I/O.
 
+mod ahead;
 mod control;
 mod inbound;
 mod outbound;
@@ -12,6 +13,7 @@ mod probing;
 mod renewal;
 mod rotation;
 
+pub use ahead::AHEAD;
 pub use probing::Probe;
 
 use std::collections::{HashSet, VecDeque};

@@ -4,11 +4,12 @@ use veil_proto::SingleWriter;
 use veil_proto::mux::frame::{ACK, CONTROL, FRAGMENT, HEADER_LEN as MUX_HEADER, IP, PROBE};
 use veil_proto::mux::{Frames, Item, RawFrame};
 use veil_proto::session::HEADER_LEN;
-use veil_proto::tunnel::{Inbound, Opened as OpenedDatagram, ToHandshakes};
+use veil_proto::tunnel::{AHEAD, Inbound, Opened as OpenedDatagram, ToHandshakes};
 use veil_proto::{DropReason, Now, PeerId};
 
 use super::Process;
 use crate::frame::{Home, Inbox, InnerMark, MAX_SEGMENTS, Opened, Outbox, Sealed};
+use crate::prefetch::prefetch;
 
 /// An inner packet put together from pieces, checked and on its way to the host.
 pub struct Whole {
@@ -28,26 +29,46 @@ impl Process {
         home: &mut impl Home,
         now: Now,
     ) {
-        while to_tun.room() > 0
-            && let Some(mut run) = from_link.pop()
-        {
-            let delivers = self.open_run(&mut run, to_handshakes, now);
-            let Sealed { frame, segment, tos, .. } = run;
-            if !delivers {
-                frame.home(home);
-            } else if let Err(opened) = to_tun.push(Opened { frame, segment, tos }) {
-                // Room was looked for above, so this is never reached; if it were, the frame would still go home.
-                opened.frame.home(home);
+        let mut batch = std::mem::take(&mut self.batch);
+        loop {
+            batch.extend(std::iter::from_fn(|| from_link.pop()).take(AHEAD.min(to_tun.room())));
+            if batch.is_empty() {
+                break;
             }
-            self.send_whole(to_tun);
+            self.unmask(&mut batch);
+            let mut left = batch.len();
+            for mut run in batch.drain(..) {
+                let delivers = self.open_run(&mut run, to_handshakes, now);
+                left -= 1;
+                let Sealed { frame, segment, tos, .. } = run;
+                if !delivers {
+                    frame.home(home);
+                } else if let Err(opened) = to_tun.push(Opened { frame, segment, tos }) {
+                    // Room was looked for above, so this is never reached; if it were, the frame would still go home.
+                    opened.frame.home(home);
+                }
+                self.send_whole(to_tun, left);
+            }
+        }
+        self.batch = batch;
+    }
+
+    /// Unmasks the headers of all runs, and has what they need fetched where it is not likely to be in the cache.
+    fn unmask(&self, batch: &mut [Sealed]) {
+        for run in &mut *batch {
+            let segment = usize::from(run.segment);
+            self.sessions.unmask_run(run.frame.bytes_mut(), segment);
+        }
+        if batch.len() > 1 && self.sessions.looks_ahead() {
+            self.sessions.look_ahead_inbound(batch.iter().map(|run| run.frame.bytes()), prefetch);
         }
     }
 
-    /// Sends the packets that a run has completed after it.
-    fn send_whole(&mut self, to_tun: &mut impl Outbox<Opened>) {
+    /// Sends the packets that a run has completed after it, while more runs than `left` have room.
+    fn send_whole(&mut self, to_tun: &mut impl Outbox<Opened>, left: usize) {
         for Whole { bytes, tos, partial } in self.whole.drain(..) {
             let len = HEADER_LEN + MUX_HEADER + bytes.len();
-            let frame = if to_tun.room() > 0 { self.injected.take() } else { None };
+            let frame = if to_tun.room() > left { self.injected.take() } else { None };
             let Some(mut frame) = frame else {
                 self.counters.reassembly_drops.count(DropReason::NoFrame);
                 continue;
@@ -89,7 +110,7 @@ impl Process {
         Ok(())
     }
 
-    /// Opens each datagram of a run and enters its plaintext length in the frame's table. True if anything is for the host.
+    /// Opens each datagram of a run, whose headers are unmasked, and enters its plaintext length in the frame's table. True if anything is for the host.
     fn open_run(
         &mut self,
         run: &mut Sealed,
@@ -97,9 +118,7 @@ impl Process {
         now: Now,
     ) -> bool {
         let (path, tos, ranges) = (run.path, run.tos, run.ranges());
-        let segment = usize::from(run.segment);
         let (bytes, table) = run.frame.split_mut();
-        self.sessions.unmask_run(bytes, segment);
         let mut delivers = false;
         for range in ranges {
             let Some(datagram) = bytes.get_mut(range) else { continue };

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use veil_proto::mux::Config;
-use veil_proto::tunnel::{PeerEvent, Sessions, ToHandshakes, ToSessions};
+use veil_proto::tunnel::{AHEAD, PeerEvent, Sessions, ToHandshakes, ToSessions};
 use veil_proto::{DropCounters, DropReason, Now, PeerId};
 
 use crate::frame::{Outbox, Sealed, SetName, WideSet};
@@ -90,6 +90,8 @@ pub struct Process {
     sessions: Sessions,
     transmit: WideSet,
     injected: WideSet,
+    /// Runs being opened.
+    batch: Vec<Sealed>,
     /// Packets put together while a run is opened; they follow it to the host.
     whole: Vec<Whole>,
     runs: Runs,
@@ -108,6 +110,7 @@ impl Process {
             sessions,
             transmit: WideSet::new(SetName::LinkTransmit, TRANSMIT_FRAMES),
             injected: WideSet::new(SetName::Injected, INJECTED_FRAMES),
+            batch: Vec::with_capacity(AHEAD),
             whole: Vec::new(),
             runs: Runs::new(mtu),
             waiting: Waiting::default(),
