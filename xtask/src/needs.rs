@@ -1,7 +1,7 @@
 //! What a machine needs, for what, how to tell whether it is there, and what to do if not.
 
 use std::net::UdpSocket;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// When something is wanted.
@@ -70,6 +70,49 @@ pub const NEEDS: &[Need] = &[
         cure: Cure::Package { debian: "gcc libc6-dev", fedora: "gcc" },
         present: || veil_lab::has_program("cc"),
     },
+    // From here to zlib: for xsk-rs, which builds libxdp and libbpf and asks libclang about their headers.
+    Need {
+        what: "clang",
+        purpose: For::Building,
+        cure: Cure::Package { debian: "clang", fedora: "clang" },
+        present: || veil_lab::has_program("clang"),
+    },
+    Need {
+        what: "libclang",
+        purpose: For::Building,
+        cure: Cure::Package { debian: "libclang-dev", fedora: "clang-devel" },
+        present: has_libclang,
+    },
+    Need {
+        what: "make",
+        purpose: For::Building,
+        cure: Cure::Package { debian: "make", fedora: "make" },
+        present: || veil_lab::has_program("make"),
+    },
+    Need {
+        what: "m4",
+        purpose: For::Building,
+        cure: Cure::Package { debian: "m4", fedora: "m4" },
+        present: || veil_lab::has_program("m4"),
+    },
+    Need {
+        what: "pkg-config",
+        purpose: For::Building,
+        cure: Cure::Package { debian: "pkg-config", fedora: "pkgconf-pkg-config" },
+        present: || veil_lab::has_program("pkg-config"),
+    },
+    Need {
+        what: "libelf headers",
+        purpose: For::Building,
+        cure: Cure::Package { debian: "libelf-dev", fedora: "elfutils-libelf-devel" },
+        present: || has_header("libelf.h"),
+    },
+    Need {
+        what: "zlib headers",
+        purpose: For::Building,
+        cure: Cure::Package { debian: "zlib1g-dev", fedora: "zlib-devel" },
+        present: || has_header("zlib.h"),
+    },
     Need {
         what: "TUN device",
         purpose: For::Running,
@@ -126,9 +169,61 @@ pub const NEEDS: &[Need] = &[
     },
 ];
 
+/// Whether the C compiler finds a header.
+fn has_header(name: &str) -> bool {
+    let mut compiler = Command::new("cc");
+    compiler.args(["-fsyntax-only", "-include", name, "-x", "c", "/dev/null"]);
+    compiler.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    compiler.status().is_ok_and(|status| status.success())
+}
+
+/// Whether the shared library that bindgen loads is where distributions put it.
+fn has_libclang() -> bool {
+    let names = |folder: &Path| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect()
+    };
+    let roots = [Path::new("/usr/lib"), Path::new("/usr/lib64"), Path::new("/usr/local/lib")];
+    let below: Vec<PathBuf> = roots.iter().flat_map(|root| names(root)).collect();
+    let folders = roots.iter().map(|root| root.to_path_buf());
+    let folders = folders.chain(below.iter().cloned()).chain(below.iter().map(|folder| folder.join("lib")));
+    std::env::var_os("LIBCLANG_PATH").is_some()
+        || folders
+            .filter(|folder| folder.is_dir())
+            .any(|folder| names(&folder).iter().any(|file| is_libclang(file)))
+}
+
+/// `libclang.so`, `libclang-14.so.1` and the like; not `libclang-cpp.so`, which is something else.
+fn is_libclang(file: &Path) -> bool {
+    let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let Some(rest) = name.strip_prefix("libclang") else { return false };
+    let versioned = rest.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    rest.starts_with(".so") || versioned && rest.contains(".so")
+}
+
 /// Whether `cargo NAME` works.
 pub fn cargo_has(subcommand: &str) -> bool {
     let mut probe: Command = crate::cargo();
     probe.args([subcommand, "--version"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     probe.status().is_ok_and(|status| status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libclang_is_told_from_its_neighbours() {
+        for name in ["libclang.so", "libclang.so.1", "libclang-14.so", "libclang-14.so.13"] {
+            assert!(is_libclang(Path::new("/usr/lib").join(name).as_path()), "{name}");
+        }
+        for name in ["libclang-cpp.so.14", "libclangAST.a", "libclang_rt.so", "libclang-14.a", "clang"] {
+            assert!(!is_libclang(Path::new(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_header_that_nobody_has_is_not_found() {
+        assert!(!has_header("no-such-header-of-veil.h"));
+    }
 }
