@@ -1,0 +1,12 @@
+//! AF_XDP as the tunnel will use it, below the tunnel: the program on an interface, frames that cross to the kernel and
+//! back with packets in them, and, on a simulated kernel that misbehaves, that no frame is lost or owned twice.
+
+mod conservation;
+mod generations;
+mod hook;
+mod moves;
+mod packet;
+mod simulated;
+mod station;
+mod unharmed;
+mod wire;
