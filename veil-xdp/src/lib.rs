@@ -36,6 +36,8 @@
 mod counters;
 mod frame;
 mod holder;
+pub mod next_hop;
+pub mod outer;
 mod program;
 pub mod rings;
 mod rx;

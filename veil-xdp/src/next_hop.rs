@@ -1,0 +1,214 @@
+//! Where a datagram goes next: a mirror of the kernel's links, neighbours and addresses, and its answers about routes.
+//!
+//! [`NextHops`] hears what changes over rtnetlink's multicast groups (rtnetlink(7)) and keeps it. [`NextHops::resolve`]
+//! asks the kernel for the route, so that policy rules, metrics and VRFs count, and looks the neighbour up in the mirror.
+//! Its answer holds until [`NextHops::version`] changes: keep it, and ask again only then. Nothing is ever sent to a
+//! neighbour from here; who is not known yet is for the kernel to find, when it sends the next datagram.
+
+mod rtnetlink;
+
+use rtnetlink::{Events, Requests};
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// An Ethernet interface, as the kernel last described it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub name: String,
+    pub mac: [u8; 6],
+    pub mtu: u32,
+    /// Up, and with a carrier.
+    pub running: bool,
+    /// Frames have an Ethernet header.
+    pub ethernet: bool,
+    /// The program on its XDP hook; 0 if there is none.
+    pub program: u32,
+}
+
+/// How a neighbour is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Neighbour {
+    pub mac: [u8; 6],
+    /// Known once, not confirmed lately.
+    pub stale: bool,
+}
+
+/// Where a datagram goes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// The interface it leaves by.
+    pub interface: u32,
+    /// The address of this host that it leaves from.
+    pub source: IpAddr,
+    pub source_mac: [u8; 6],
+    /// Who takes it next: the destination itself, or a gateway.
+    pub neighbour: IpAddr,
+    pub neighbour_mac: [u8; 6],
+    /// Bytes of an IP packet that the interface and the route take.
+    pub mtu: u32,
+}
+
+/// Why it is not known where a datagram goes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unresolved {
+    /// The kernel has no route, or one that refuses.
+    NoRoute,
+    /// To this host itself, or to many.
+    NotUnicast,
+    /// The interface is down, or its frames have no Ethernet header.
+    Interface(u32),
+    /// The kernel does not know the next hop's Ethernet address (yet).
+    Neighbour(IpAddr),
+}
+
+impl fmt::Display for Unresolved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unresolved::NoRoute => write!(f, "there is no route"),
+            Unresolved::NotUnicast => write!(f, "it is this host's own, or a group's"),
+            Unresolved::Interface(index) => write!(f, "interface {index} is down, or not Ethernet"),
+            Unresolved::Neighbour(ip) => write!(f, "the Ethernet address of {ip} is not known yet"),
+        }
+    }
+}
+
+/// What has changed since it was last asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// A link came, went, or changed.
+    pub links: bool,
+    /// A neighbour's Ethernet address became known, unknown, or another.
+    pub neighbours: bool,
+    /// Some route.
+    pub routes: bool,
+    /// This host's addresses.
+    pub addresses: bool,
+}
+
+impl Changes {
+    fn any(self) -> bool {
+        self.links || self.neighbours || self.routes || self.addresses
+    }
+}
+
+/// What the kernel knows, as far as it matters here.
+#[derive(Debug, Default)]
+pub(crate) struct Tables {
+    pub links: HashMap<u32, Link>,
+    pub neighbours: HashMap<(u32, IpAddr), Neighbour>,
+    pub addresses: HashSet<(u32, IpAddr)>,
+    pub changes: Changes,
+}
+
+/// The mirror, in the network namespace it was opened in.
+pub struct NextHops {
+    events: Events,
+    requests: Requests,
+    tables: Tables,
+    version: u64,
+    refreshed: HashMap<(u32, IpAddr), u64>,
+}
+
+/// A stale neighbour is asked for again no sooner than this, in nanoseconds.
+const REFRESH_EVERY: u64 = 30_000_000_000;
+
+impl NextHops {
+    /// Opens the mirror and fills it. Needs no privilege.
+    ///
+    /// # Errors
+    /// When the kernel gives no netlink socket, or refuses to list what it knows.
+    pub fn open() -> io::Result<Self> {
+        // Listening first: what changes while the tables are read is heard afterwards.
+        let (events, mut requests) = (Events::open()?, Requests::open()?);
+        let mut tables = Tables::default();
+        requests.dump(&mut tables)?;
+        tables.changes = Changes::default();
+        Ok(NextHops { events, requests, tables, version: 1, refreshed: HashMap::new() })
+    }
+
+    /// Takes in what has changed; call it when [`as_fd`](Self::as_fd) is readable. Never waits.
+    ///
+    /// # Errors
+    /// When the kernel ends the conversation; the mirror may then be wrong for good.
+    pub fn update(&mut self) -> io::Result<Changes> {
+        self.tables.changes = Changes::default();
+        if !self.events.read(&mut self.tables)? {
+            // Events were lost: everything anew, and nothing of before is to be trusted.
+            self.tables = Tables::default();
+            self.requests.dump(&mut self.tables)?;
+            self.tables.changes = Changes { links: true, neighbours: true, routes: true, addresses: true };
+        }
+        let changes = std::mem::take(&mut self.tables.changes);
+        if changes.any() {
+            self.version += 1;
+        }
+        Ok(changes)
+    }
+
+    /// Changes whenever an answer of [`resolve`](Self::resolve) might have.
+    #[inline]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Where a datagram to `remote`, from `local` if that is given, goes next. `scope` is the interface of a link-local
+    /// `remote`, or 0. Asks the kernel: for once per path and version.
+    ///
+    /// # Errors
+    /// Why that is not known; leave such a datagram to a UDP socket.
+    pub fn resolve(&mut self, remote: IpAddr, scope: u32, local: Option<IpAddr>) -> Result<Hop, Unresolved> {
+        let route = self.requests.route(remote, scope, local).ok_or(Unresolved::NoRoute)?;
+        if !route.unicast {
+            return Err(Unresolved::NotUnicast);
+        }
+        let interface = route.interface.ok_or(Unresolved::NoRoute)?;
+        let source = local.or(route.source).ok_or(Unresolved::NoRoute)?;
+        let link = self.tables.links.get(&interface).filter(|link| link.running && link.ethernet);
+        let link = link.ok_or(Unresolved::Interface(interface))?;
+        let neighbour = route.gateway.unwrap_or(remote);
+        let known = self.tables.neighbours.get(&(interface, neighbour));
+        let known = known.ok_or(Unresolved::Neighbour(neighbour))?;
+        let mtu = route.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu));
+        Ok(Hop { interface, source, source_mac: link.mac, neighbour, neighbour_mac: known.mac, mtu })
+    }
+
+    /// Has the kernel confirm a neighbour that it has not heard of lately, at most every 30 s; `now` is in nanoseconds.
+    /// Traffic that passes the kernel by does not tell it that the neighbour is in use.
+    pub fn refresh(&mut self, hop: &Hop, now: u64) {
+        let key = (hop.interface, hop.neighbour);
+        if !self.tables.neighbours.get(&key).is_some_and(|neighbour| neighbour.stale) {
+            return;
+        }
+        let last = self.refreshed.entry(key).or_insert(0);
+        if *last == 0 || now.saturating_sub(*last) >= REFRESH_EVERY {
+            *last = now.max(1);
+            self.requests.use_neighbour(hop.interface, hop.neighbour);
+        }
+    }
+
+    /// What is known of an interface.
+    pub fn link(&self, interface: u32) -> Option<&Link> {
+        self.tables.links.get(&interface)
+    }
+
+    /// The number of the interface called `name`.
+    pub fn interface(&self, name: &str) -> Option<u32> {
+        self.tables.links.iter().find(|(_, link)| link.name == name).map(|(&index, _)| index)
+    }
+
+    /// All unicast addresses of this host, loopback excluded, in no order.
+    pub fn local_addresses(&self) -> Vec<IpAddr> {
+        let all: HashSet<_> = self.tables.addresses.iter().map(|&(_, ip)| ip).collect();
+        all.into_iter().filter(|ip| !ip.is_loopback()).collect()
+    }
+}
+
+/// Readable when something has changed.
+impl AsFd for NextHops {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.events.as_fd()
+    }
+}
