@@ -13,6 +13,7 @@ mod needs;
 mod run;
 mod setup;
 mod test;
+mod vm;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -6,6 +6,8 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use veil_lab::Profile;
 
+use crate::vm;
+
 #[derive(Args, Default)]
 pub struct Options {
     /// Also run what takes minutes
@@ -17,6 +19,12 @@ pub struct Options {
     /// Build as you, run the tests as root
     #[arg(long)]
     sudo: bool,
+    /// Only boot a virtual machine whose NICs can do zero-copy, and test there
+    #[arg(long, value_name = "NICS", num_args = 0..=1, default_missing_value = "all", conflicts_with_all = ["long", "sudo", "cargo"])]
+    vm: Option<vm::Nics>,
+    /// How the daemons in the virtual machine carry datagrams: udp or xdp
+    #[arg(long, value_name = "LINK", requires = "vm")]
+    vm_link: Option<String>,
     /// Passed on to `cargo test`, after `--`
     #[arg(last = true)]
     cargo: Vec<String>,
@@ -26,6 +34,10 @@ pub struct Options {
 const MANY: &str = "10000";
 
 pub fn test(options: &Options) -> Result<()> {
+    let profile = if options.release { Profile::Release } else { Profile::Debug };
+    if let Some(nics) = options.vm {
+        return vm::vm(nics, options.vm_link.as_deref().unwrap_or(vm::LINK), profile);
+    }
     if veil_lab::is_root() {
         for name in veil_lab::sweep_leftovers() {
             println!("removed {name}, left behind by a test that was killed");
