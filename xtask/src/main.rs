@@ -50,7 +50,7 @@ enum Command {
     Bench(bench::Options),
     /// Build the eBPF program anew; only who changes it needs to
     BuildEbpf,
-    /// What CI runs: the tests, many more random ones, then formatting, lints, documentation and licences
+    /// What CI runs: the tests, many more random ones, zero-copy in a virtual machine, then formatting, lints, documentation and licences
     Ci,
 }
 
