@@ -60,8 +60,8 @@ impl Books {
 #[test]
 fn no_frame_is_lost_or_owned_twice_over_millions_of_packets() {
     let seed = std::env::var("VEIL_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(5);
-    let mut random = Random(seed);
-    let (umem, mut free) = Umem::simulated(settings());
+    let random = Random(seed);
+    let (umem, free) = Umem::simulated(settings());
     let (other, mut strangers) = Umem::simulated(settings());
     let frame_size = umem.settings().frame_size.bytes();
     let mut stations: Vec<Station> = (0..SOCKETS as u64)
@@ -71,23 +71,24 @@ fn no_frame_is_lost_or_owned_twice_over_millions_of_packets() {
             Station { kernel, rx, tx }
         })
         .collect();
-    let mut books = Books(vec![false; FRAMES]);
-    free.iter_mut().for_each(|frame| books.came(frame));
-    let mut outbound = VecDeque::new();
+    let mut play =
+        Play { free, outbound: VecDeque::new(), books: Books(vec![false; FRAMES]), random, unsendable: 0 };
+    play.free.iter_mut().for_each(|frame| play.books.came(frame));
     let target = packets();
-    let (mut moved, mut quiet, mut unsendable) = (0, false, 0_u64);
+    let (mut moved, mut quiet) = (0, false);
     while moved < target || !quiet {
-        // Towards the end the kernel behaves, so that everything comes to rest.
+        // In the last turn the kernel behaves.
         quiet = moved >= target;
-        let station = &mut stations[random.below(SOCKETS)];
+        let station = &mut stations[play.random.below(SOCKETS)];
         station.kernel.borrow_mut().evil = !quiet;
-        moved += turn(station, &mut free, &mut outbound, &mut books, &mut random, &mut unsendable);
-        if random.one_in(10_000)
+        moved += play.turn(station);
+        if play.random.one_in(10_000)
             && let Some(stranger) = strangers.pop()
         {
-            too_late(station, stranger, &other, random.one_in(2));
+            moved += play.too_late(station, stranger, &other);
         }
     }
+    let Play { mut free, mut outbound, books, unsendable, .. } = play;
     check_counters(&stations, unsendable);
     let held: usize = stations.iter().map(|station| station.kernel.borrow().held()).sum();
     assert_eq!(free.len() + outbound.len() + held, FRAMES, "a frame is nowhere or twice");
@@ -102,69 +103,85 @@ fn no_frame_is_lost_or_owned_twice_over_millions_of_packets() {
     assert_eq!(lost_frames(), 0);
 }
 
-/// One turn of a loop as the tunnel has it; returns how many packets crossed.
-fn turn(
-    station: &mut Station,
-    free: &mut Vec<UmemFrame>,
-    outbound: &mut VecDeque<UmemFrame>,
-    books: &mut Books,
-    random: &mut Random,
-    unsendable: &mut u64,
-) -> u64 {
-    let mut fresh = Vec::new();
-    let received = station.rx.receive(&mut fresh, 1 + random.below(150));
-    assert_eq!(received, fresh.len());
-    for mut frame in fresh.drain(..) {
-        books.came(&mut frame);
-        assert!(frame.start() + frame.len() <= frame.frame_size());
-        // Half of what comes goes out again, moved if it does not begin where it must.
-        if random.one_in(2) {
-            if frame.is_empty() || HEADROOM + frame.len() > frame.frame_size() {
-                *unsendable += 1;
-            }
-            outbound.push_back(frame);
-        } else {
-            free.push(frame);
-        }
-    }
-    let mut some = free.split_off(free.len() - random.below(free.len().min(100) + 1));
-    some.iter_mut().for_each(|frame| books.goes(frame));
-    let were: Vec<u32> = some.iter().map(UmemFrame::index).collect();
-    // An error of the wake-up changes nothing about what was filled.
-    let _ = station.rx.fill(&mut some);
-    books.gone(&were, some.iter().map(UmemFrame::index));
-    free.append(&mut some);
-
-    outbound.iter_mut().for_each(|frame| books.goes(frame));
-    // What cannot be sent is refused by the socket and comes with the completions, so it is not held here meanwhile.
-    let were: Vec<u32> = outbound.iter().map(UmemFrame::index).collect();
-    station.tx.send(outbound);
-    books.gone(&were, outbound.iter().map(UmemFrame::index));
-    let _ = station.tx.kick();
-    let completed = station.tx.complete(&mut fresh);
-    assert_eq!(completed, fresh.len());
-    for mut frame in fresh.drain(..) {
-        books.came(&mut frame);
-        assert!(frame.is_empty() && frame.start() == HEADROOM);
-        free.push(frame);
-    }
-    (received + completed) as u64
+/// The user's side: the frames in hand, those waiting to be sent, and the dice.
+struct Play {
+    free: Vec<UmemFrame>,
+    outbound: VecDeque<UmemFrame>,
+    books: Books,
+    random: Random,
+    unsendable: u64,
 }
 
-/// Hands a frame of another generation to one of the halves, which sends it home.
-fn too_late(station: &mut Station, stranger: UmemFrame, other: &Umem, to_fill: bool) {
-    let home = other.home_count();
-    let (mut frames, mut queue) = (Vec::new(), VecDeque::new());
-    if to_fill {
-        frames.push(stranger)
-    } else {
-        queue.push_back(stranger)
+impl Play {
+    /// One turn of a loop as the tunnel has it; returns how many packets crossed.
+    fn turn(&mut self, station: &mut Station) -> u64 {
+        let received = self.receive(&mut station.rx);
+        let count = self.random.below(self.free.len().min(100) + 1);
+        let mut some = self.free.split_off(self.free.len() - count);
+        some.iter_mut().for_each(|frame| self.books.goes(frame));
+        let were: Vec<u32> = some.iter().map(UmemFrame::index).collect();
+        // An error of the wake-up changes nothing about what was filled.
+        let _ = station.rx.fill(&mut some);
+        self.books.gone(&were, some.iter().map(UmemFrame::index));
+        self.free.append(&mut some);
+        received + self.send(&mut station.tx)
     }
-    while !frames.is_empty() || !queue.is_empty() {
-        let _ = station.rx.fill(&mut frames);
-        station.tx.send(&mut queue);
+
+    fn receive(&mut self, rx: &mut XskRx<Side>) -> u64 {
+        let mut fresh = Vec::new();
+        let received = rx.receive(&mut fresh, 1 + self.random.below(150));
+        assert_eq!(received, fresh.len());
+        for mut frame in fresh {
+            self.books.came(&mut frame);
+            assert!(frame.start() + frame.len() <= frame.frame_size());
+            // Half of what comes goes out again, moved if it does not begin where it must.
+            if self.random.one_in(2) {
+                let fits = !frame.is_empty() && HEADROOM + frame.len() <= frame.frame_size();
+                self.unsendable += u64::from(!fits);
+                self.outbound.push_back(frame);
+            } else {
+                self.free.push(frame);
+            }
+        }
+        received as u64
     }
-    assert_eq!(other.home_count(), home + 1);
+
+    fn send(&mut self, tx: &mut XskTx<Side>) -> u64 {
+        self.outbound.iter_mut().for_each(|frame| self.books.goes(frame));
+        // What cannot be sent is refused by the socket and comes with the completions, so it is not held meanwhile.
+        let were: Vec<u32> = self.outbound.iter().map(UmemFrame::index).collect();
+        tx.send(&mut self.outbound);
+        self.books.gone(&were, self.outbound.iter().map(UmemFrame::index));
+        let _ = tx.kick();
+        let mut fresh = Vec::new();
+        let completed = tx.complete(&mut fresh);
+        assert_eq!(completed, fresh.len());
+        for mut frame in fresh {
+            self.books.came(&mut frame);
+            assert!(frame.is_empty() && frame.start() == HEADROOM);
+            self.free.push(frame);
+        }
+        completed as u64
+    }
+
+    /// Hands a frame of another generation to one of the halves, which sends it home as soon as its ring has room.
+    fn too_late(&mut self, station: &mut Station, stranger: UmemFrame, other: &Umem) -> u64 {
+        let home = other.home_count();
+        let (mut frames, mut queue) = (Vec::new(), VecDeque::new());
+        if self.random.one_in(2) {
+            frames.push(stranger)
+        } else {
+            queue.push_back(stranger)
+        }
+        let mut moved = 0;
+        while !frames.is_empty() || !queue.is_empty() {
+            let _ = station.rx.fill(&mut frames);
+            station.tx.send(&mut queue);
+            moved += self.turn(station);
+        }
+        assert_eq!(other.home_count(), home + 1);
+        moved
+    }
 }
 
 /// What the sockets counted is what the kernel did.
