@@ -75,14 +75,17 @@ fn no_frame_is_lost_or_owned_twice_over_millions_of_packets() {
         Play { free, outbound: VecDeque::new(), books: Books(vec![false; FRAMES]), random, unsendable: 0 };
     play.free.iter_mut().for_each(|frame| play.books.came(frame));
     let target = packets();
-    let (mut moved, mut quiet) = (0, false);
+    let (mut moved, mut quiet, mut idle) = (0, false, 0);
     while moved < target || !quiet {
         // In the last turn the kernel behaves.
         quiet = moved >= target;
         let station = &mut stations[play.random.below(SOCKETS)];
         station.kernel.borrow_mut().evil = !quiet;
+        let before = moved;
         moved += play.turn(station);
-        if play.random.one_in(10_000)
+        idle = if moved > before { 0 } else { idle + 1 };
+        assert!(idle < 100_000, "nothing moves any more: the frames are gone");
+        if play.random.one_in(200)
             && let Some(stranger) = strangers.pop()
         {
             moved += play.too_late(station, stranger, &other);
@@ -98,6 +101,7 @@ fn no_frame_is_lost_or_owned_twice_over_millions_of_packets() {
     assert_eq!(umem.home_count(), held);
     free.drain(..).chain(outbound.drain(..)).for_each(UmemFrame::retire);
     assert_eq!(umem.home_count(), FRAMES);
+    assert!(strangers.len() < FRAMES, "no frame came too late");
     strangers.drain(..).for_each(UmemFrame::retire);
     assert_eq!(other.home_count(), FRAMES, "late frames of another generation went home too");
     assert_eq!(lost_frames(), 0);
