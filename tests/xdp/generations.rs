@@ -1,11 +1,14 @@
 //! The end of a UMEM and the beginning of the next: what is taken home, and when a queue is free again.
 
+use std::net::UdpSocket;
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use veil_lab::require_privileges;
 use veil_xdp::{AttachMode, BindMode, Umem, UmemFrame, XskSocket};
 
-use crate::station::{Station, settings};
-use crate::wire::{INTERFACE, Wire, until};
+use crate::station::{PORT, Station, settings};
+use crate::wire::{INTERFACE, PAIRS, Wire, until};
 
 #[test]
 fn frames_of_a_dead_socket_are_taken_home_and_its_queue_is_free_with_the_last_one() -> Result<()> {
@@ -67,5 +70,54 @@ fn zero_copy_is_refused_where_there_is_none_and_copy_still_bound() -> Result<()>
     ensure!(socket.mode == BindMode::Copy);
     drop(socket);
     frames.drain(..).for_each(UmemFrame::retire);
+    Ok(())
+}
+
+#[test]
+fn a_link_that_goes_down_and_up_again_keeps_its_sockets() -> Result<()> {
+    if !require_privileges("a_link_that_goes_down_and_up_again_keeps_its_sockets") {
+        return Ok(());
+    }
+    let wire = Wire::new("down-up", 1)?;
+    let mut station = Station::new(&wire, AttachMode::Native, 1)?;
+    let (ours, theirs) = PAIRS[0];
+    let socket = {
+        let _inside = wire.theirs.enter()?;
+        UdpSocket::bind((theirs, 0))?
+    };
+    socket.set_read_timeout(Some(Duration::from_secs(20)))?;
+    wire.ours.exec(["ip", "link", "set", INTERFACE, "down"])?;
+    station.send(&wire, 0, socket.local_addr()?, b"waits", 0)?;
+    let error = station.sockets[0].tx.kick().err().context("sent over a link that is down")?;
+    ensure!(error.raw_os_error() == Some(libc::ENETDOWN), "{error}");
+    ensure!(station.program.is_attached());
+    wire.ours.exec(["ip", "link", "set", INTERFACE, "up"])?;
+    // The same sockets, the same program: what waited goes, and what comes arrives.
+    station.flush()?;
+    let mut buffer = [0; 16];
+    let length = socket.recv(&mut buffer).context("what waited for the link")?;
+    ensure!(&buffer[..length] == b"waits");
+    socket.send_to(b"comes", (ours, PORT))?;
+    station.receive(1)?;
+    ensure!(station.received[0].1 == b"comes");
+    station.close()
+}
+
+#[test]
+fn a_socket_whose_interface_is_gone_says_so_and_gives_its_frames_back() -> Result<()> {
+    if !require_privileges("a_socket_whose_interface_is_gone_says_so_and_gives_its_frames_back") {
+        return Ok(());
+    }
+    let wire = Wire::new("gone", 1)?;
+    let mut station = Station::new(&wire, AttachMode::Native, 1)?;
+    wire.ours.exec(["ip", "link", "del", INTERFACE])?;
+    station.send(&wire, 0, (PAIRS[0].1, 9).into(), b"lost", 0)?;
+    let error = station.sockets[0].tx.kick().err().context("sent over no interface")?;
+    ensure!(matches!(error.raw_os_error(), Some(libc::ENXIO | libc::ENETDOWN | libc::ENODEV)), "{error}");
+    ensure!(!station.program.is_attached());
+    let Station { umem, sockets, mut free, .. } = station;
+    drop(sockets);
+    free.drain(..).for_each(UmemFrame::retire);
+    ensure!(umem.home_count() == umem.total(), "{umem:?}");
     Ok(())
 }

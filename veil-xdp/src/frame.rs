@@ -223,3 +223,87 @@ impl fmt::Debug for UmemFrame {
         write!(f, "UmemFrame({}, {} bytes at {})", self.index, self.len, self.start)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{FrameSize, Umem, UmemSettings};
+
+    fn one_frame(frame_size: FrameSize) -> (Umem, UmemFrame) {
+        let settings = UmemSettings { frames: 2, frame_size, ..UmemSettings::default() };
+        let (umem, frames) = Umem::simulated(settings);
+        let [first, second] = frames.try_into().expect("two frames");
+        first.retire();
+        (umem, second)
+    }
+
+    #[test]
+    fn headers_are_put_before_a_packet_and_taken_off_without_moving_it() {
+        for (size, bytes) in [(FrameSize::Small, 2048), (FrameSize::Page, 4096)] {
+            let (umem, mut frame) = one_frame(size);
+            assert!(umem.owns(&frame));
+            assert_eq!((frame.start(), frame.len(), frame.frame_size()), (HEADROOM, 0, bytes));
+            assert_eq!(frame.buffer_mut().len(), bytes - HEADROOM);
+            frame.buffer_mut()[..6].copy_from_slice(b"packet");
+            frame.set_len(6);
+            frame.push_front(4).expect("there is headroom").copy_from_slice(b"head");
+            assert_eq!(frame.bytes(), b"headpacket");
+            assert!(frame.push_front(HEADROOM).is_none());
+            assert_eq!(frame.headroom_mut().len(), HEADROOM - 4);
+            assert!(frame.pull_front(11).is_none());
+            frame.pull_front(4).expect("so long");
+            assert_eq!(frame.bytes(), b"packet");
+            frame.set_range(bytes - 3, 3);
+            frame.bytes_mut().fill(1);
+            assert_eq!((frame.capacity(), frame.bytes()), (3, &[1; 3][..]));
+            frame.retire();
+        }
+    }
+
+    #[test]
+    fn a_packet_is_moved_to_where_it_can_be_sent_if_it_fits_there() {
+        let (_umem, mut frame) = one_frame(FrameSize::Small);
+        frame.set_range(300, 5);
+        frame.bytes_mut().copy_from_slice(b"moved");
+        assert!(frame.move_to_headroom());
+        assert_eq!((frame.start(), frame.bytes()), (HEADROOM, &b"moved"[..]));
+        frame.set_range(0, 2048);
+        assert!(!frame.move_to_headroom());
+        frame.retire();
+    }
+
+    #[test]
+    fn frames_outlive_the_handle_and_each_keeps_its_bytes() {
+        let (umem, mut frames) = Umem::simulated(UmemSettings { frames: 8, ..UmemSettings::default() });
+        drop(umem);
+        let number = |frame: &UmemFrame| frame.index() as u8;
+        for frame in &mut frames {
+            let number = number(frame);
+            frame.set_range(0, 2048);
+            frame.bytes_mut().fill(number);
+        }
+        let movers = frames.into_iter().map(|frame| {
+            std::thread::spawn(move || {
+                assert!(frame.bytes().iter().all(|byte| *byte == number(&frame)));
+                frame.retire();
+            })
+        });
+        let movers: Vec<_> = movers.collect();
+        movers.into_iter().for_each(|mover| mover.join().expect("no frame was written by another"));
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "dropped away from home")]
+    fn dropping_a_frame_panics_in_debug_builds() {
+        drop(one_frame(FrameSize::Small).1);
+    }
+
+    #[test]
+    #[cfg(not(debug_assertions))]
+    fn dropping_a_frame_is_counted_in_release_builds() {
+        let before = lost_frames();
+        drop(one_frame(FrameSize::Small).1);
+        assert_eq!(lost_frames(), before + 1);
+    }
+}
