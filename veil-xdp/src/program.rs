@@ -4,8 +4,8 @@
 //! interface. Another program on the hook is never replaced.
 
 use crate::holder::{Holder, holder};
+use crate::settings::errno;
 use crate::sys;
-use crate::umem::errno;
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::Xdp;
