@@ -40,7 +40,7 @@ pub struct UmemSettings {
     pub frames: u32,
     pub frame_size: FrameSize,
     /// Whether to try huge pages first. It works where the memory is a whole number of them and the host has reserved
-    /// enough; [`Umem::has_huge_pages`] says what came of it.
+    /// enough; [`Umem::has_huge_pages`](crate::Umem::has_huge_pages) says what came of it.
     pub huge_pages: bool,
     /// Room in each socket's fill ring. Twice its RX ring, or more, rides out bursts.
     pub fill_ring: u32,
