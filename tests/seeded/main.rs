@@ -38,6 +38,7 @@ fn main() -> Result<()> {
 fn run_daemon(seed: u64, config: &str, control: &str, state: &str) -> Result<()> {
     let config = Config::load(Path::new(config))?;
     let options = RunOptions {
+        xdp_mode: None,
         iface: None,
         link: LinkMode::Auto,
         threads: ThreadsChoice::Auto,

@@ -121,9 +121,9 @@ fn check_rung(daemon: &Daemon, link: &str, best: Rung) -> Result<()> {
     Ok(())
 }
 
-/// `link` is an object with the rung in it, or, without AF_XDP, its name.
+/// The rung it stands on.
 fn rung(shown: &Value) -> Option<&str> {
-    shown["link"]["rung"].as_str().or(shown["link"].as_str())
+    shown["rung"].as_str()
 }
 
 fn traffic(left: &Node, right: &Node) -> Result<()> {

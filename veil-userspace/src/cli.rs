@@ -4,7 +4,7 @@
 //! code 1; keys go to the output unbuffered, so that no copy stays behind; a reader that goes away ends the program
 //! quietly.
 
-use crate::config::{Config, LinkMode, ThreadsChoice};
+use crate::config::{Config, LinkMode, ThreadsChoice, XdpMode};
 use crate::control::show;
 use crate::daemon::{self, RunOptions};
 use crate::host::SystemEntropy;
@@ -92,6 +92,9 @@ struct Run {
     /// What carries the datagrams [default: mode in the configuration]
     #[arg(short, long, value_enum, value_name = "LINK")]
     link: Option<LinkMode>,
+    /// Where AF_XDP's program runs [default: the configuration's, else native]
+    #[arg(long, value_enum)]
+    xdp_mode: Option<XdpMode>,
     /// How the work is spread over threads
     #[arg(short, long, value_enum, value_name = "MODE", default_value = "auto")]
     threads: ThreadsChoice,
@@ -172,8 +175,8 @@ fn run(args: Run) -> Result<()> {
     let config = Config::load(&args.file.config)?;
     let link = args.link.unwrap_or(config.link.mode);
     link.check_built_in(&format!("{}: [link] mode = \"xdp\"", args.file.config.display()))?;
-    let Run { iface, threads, control, state, .. } = args;
-    let options = RunOptions { iface, link, threads, control, state };
+    let Run { iface, threads, xdp_mode, control, state, .. } = args;
+    let options = RunOptions { iface, link, xdp_mode, threads, control, state };
     daemon::run(config, options)
 }
 
@@ -293,12 +296,17 @@ mod tests {
 
     #[test]
     fn what_is_not_built_in_is_refused_before_anything_is_read() {
-        for (option, value) in [("--link", "xdp"), ("--threads", "pipeline")] {
+        let error = |option, value| {
             let cli = Cli::try_parse_from(["veil", "run", "--config", "/nonexistent", option, value]);
-            let error = dispatch(cli.unwrap_or_else(|e| panic!("{e}")).command).unwrap_err();
-            assert!(one_line(&error).starts_with(&format!("{option} {value}: the ")), "{error}");
-            assert!(one_line(&error).contains("is not built in yet: use `"), "{error}");
-        }
+            one_line(&dispatch(cli.unwrap_or_else(|e| panic!("{e}")).command).unwrap_err())
+        };
+        let pipeline = error("--threads", "pipeline");
+        assert!(pipeline.starts_with("--threads pipeline: the "), "{pipeline}");
+        assert!(pipeline.contains("is not built in yet: use `"), "{pipeline}");
+        let xdp = error("--link", "xdp");
+        let refused =
+            xdp.starts_with("--link xdp: this program was built without AF_XDP: use `udp` or `auto`");
+        assert_eq!(refused, cfg!(not(feature = "xdp")), "{xdp}");
     }
 
     #[test]

@@ -63,6 +63,10 @@ pub struct LinkConfig {
     /// Whether the UDP sockets may send several datagrams as one (`UDP_SEGMENT`) and receive them so (`UDP_GRO`).
     pub gso: bool,
     pub gro: bool,
+    /// Where AF_XDP's program runs.
+    pub xdp_mode: XdpMode,
+    /// Whether AF_XDP's datagrams over IPv4 have a UDP checksum; over IPv6 they always do.
+    pub udp_checksum: bool,
 }
 
 /// One peer.
@@ -97,11 +101,23 @@ pub enum LinkMode {
     Xdp,
 }
 
+/// Where on the receive path AF_XDP's program runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum XdpMode {
+    /// In the NIC's driver, with zero-copy if it can
+    #[default]
+    Native,
+    /// In the kernel's stack, on any interface: slower than UDP sockets, for trying things out
+    Generic,
+}
+
 impl LinkMode {
     /// Refuses what this build cannot do; `wish` says where it was asked for ("--link xdp").
     pub fn check_built_in(self, wish: &str) -> Result<()> {
-        if self == LinkMode::Xdp {
-            bail!("{wish}: the AF_XDP link is not built in yet: use `udp` or `auto`");
+        if self == LinkMode::Xdp && cfg!(not(feature = "xdp")) {
+            bail!(
+                "{wish}: this program was built without AF_XDP: use `udp` or `auto`, or build it with the feature `xdp`"
+            );
         }
         Ok(())
     }

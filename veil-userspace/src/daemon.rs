@@ -14,7 +14,7 @@ use veil_proto::peer::PeerSettings;
 use veil_proto::tunnel::{HandshakeOutput, Handshakes, Sessions, ToHandshakes};
 use veil_proto::{Entropy, Path, PeerId};
 
-use crate::config::{Config, LinkMode, PeerConfig, ThreadsChoice};
+use crate::config::{Config, LinkMode, PeerConfig, ThreadsChoice, XdpMode};
 use crate::control::lease::Leases;
 use crate::control::socket::{ControlSocket, default_path};
 use crate::control::state::{self, StateFile};
@@ -24,6 +24,9 @@ use crate::event_loop::process::Process;
 use crate::event_loop::single::{EventLoop, Parts};
 use crate::host::{SystemEntropy, now};
 use crate::link::udp::UdpLink;
+#[cfg(feature = "xdp")]
+use crate::link::xdp;
+use crate::link::{LinkCounters, LinkRx, LinkTx};
 use crate::netlink::Netlink;
 use crate::tun::Tun;
 
@@ -33,6 +36,8 @@ pub struct RunOptions {
     pub iface: Option<String>,
     /// Which link to use.
     pub link: LinkMode,
+    /// Where AF_XDP's program runs, if the configuration is not to say.
+    pub xdp_mode: Option<XdpMode>,
     /// Which threads step the stages.
     pub threads: ThreadsChoice,
     /// The control socket's path, if not the default.
@@ -54,7 +59,7 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
 ///
 /// # Errors
 /// As [`run`].
-pub fn run_with(config: Config, options: RunOptions, mut entropy: Box<dyn Entropy>) -> Result<()> {
+pub fn run_with(config: Config, options: RunOptions, entropy: Box<dyn Entropy>) -> Result<()> {
     options.link.check_built_in("--link xdp")?;
     options.threads.check_built_in("--threads pipeline")?;
     let resolved = resolve_endpoints(&config.peers)?;
@@ -62,76 +67,181 @@ pub fn run_with(config: Config, options: RunOptions, mut entropy: Box<dyn Entrop
     let signals = Signals::new().context("cannot take over SIGINT and SIGTERM")?;
     let control_path = options.control.unwrap_or_else(|| default_path(&config.name));
     let control = ControlSocket::bind(&control_path)?;
-    let (mut link_rx, mut link_tx, _) = UdpLink::open(config.listen, config.link.dscp)?;
+    let (mut udp_rx, mut udp_tx, port) = UdpLink::open(config.listen, config.link.dscp)?;
     if !config.link.gso {
-        link_tx.set_max_segments(1);
+        udp_tx.set_max_segments(1);
     }
     if !config.link.gro {
-        link_rx.set_gro(false);
+        udp_rx.set_gro(false);
     }
-    let mut tun = Tun::open(&config.name, config.mtu)?;
-    if config.offload
-        && let Err(error) = tun.enable_offloads()
-    {
-        tracing::warn!("{}: this kernel's TUN has no offloads ({error}): packets go one by one", config.name);
+    let run = Run { config, threads: options.threads, state: options.state, resolved, signals, control };
+    let counters = udp_rx.shared_counters();
+    match choose_link(&run.config, options.link, options.iface)? {
+        Chosen::Udp(reason) => run.start((udp_rx, udp_tx), Gauged::udp(counters, reason), entropy),
+        #[cfg(feature = "xdp")]
+        Chosen::Xdp { interface, required } => {
+            let settings = xdp::Settings {
+                interface,
+                port,
+                dscp: run.config.link.dscp,
+                mode: options.xdp_mode.unwrap_or(run.config.link.xdp_mode),
+                udp_checksum: run.config.link.udp_checksum,
+                required,
+            };
+            let (rx, tx, status) = xdp::open(settings, udp_rx, udp_tx)?;
+            run.start((rx, tx), Gauged { counters, reason: String::new(), xdp: Some(status) }, entropy)
+        }
     }
-    configure_host(&config)?;
+}
 
-    let started = now();
-    let reason = threads_reason(options.threads);
-    let facts = Facts::new(&config, vec![config.listen.to_string()], reason.clone(), started);
-    let (name, listen, endpoints) = (config.name.clone(), config.listen, endpoints(&config));
-    let keys: Vec<_> = config.peers.iter().map(|peer| peer.public_key).collect();
-    let state_path = options.state.unwrap_or_else(|| state::default_path(&name));
-    let state = StateFile::open(state_path, &keys);
-    let (mut handshakes, mut sessions) =
-        protocol(config.peers, config.private_key, config.network_secret, config.rekey_after, &mut *entropy);
-    if let Some(rotate_after) = config.rotate_after {
-        sessions = sessions.with_rotation(nanos(rotate_after));
+/// Which link to open.
+enum Chosen {
+    /// Sockets only, and why.
+    Udp(String),
+    #[cfg(feature = "xdp")]
+    Xdp { interface: String, required: bool },
+}
+
+/// AF_XDP needs an interface to be named; without one, `auto` means sockets.
+fn choose_link(config: &Config, mode: LinkMode, iface: Option<String>) -> Result<Chosen> {
+    let interface = iface.or_else(|| config.link.interface.clone());
+    match (mode, interface) {
+        (LinkMode::Udp, _) => Ok(Chosen::Udp("as asked".into())),
+        #[cfg(feature = "xdp")]
+        (LinkMode::Auto | LinkMode::Xdp, Some(interface)) => {
+            Ok(Chosen::Xdp { interface, required: mode == LinkMode::Xdp })
+        }
+        #[cfg(not(feature = "xdp"))]
+        (LinkMode::Auto, Some(_)) => Ok(Chosen::Udp("this program was built without AF_XDP".into())),
+        (LinkMode::Auto, None) => Ok(Chosen::Udp("no --iface says where AF_XDP could be".into())),
+        (LinkMode::Xdp, _) => {
+            anyhow::bail!("--link xdp needs a NIC: name it by --iface, or by `interface` in [link]")
+        }
     }
-    let mut out = HandshakeOutput::default();
-    for (peer, addresses) in resolved {
-        let message = ToHandshakes::Resolved { peer, addresses };
-        handshakes.handle(message, started, &mut *entropy, &mut out);
+}
+
+/// What of a link is looked at while it is in use.
+struct Gauged {
+    counters: Arc<LinkCounters>,
+    reason: String,
+    #[cfg(feature = "xdp")]
+    xdp: Option<Arc<xdp::XdpStatus>>,
+}
+
+impl Gauged {
+    fn udp(counters: Arc<LinkCounters>, reason: String) -> Self {
+        Gauged {
+            counters,
+            reason,
+            #[cfg(feature = "xdp")]
+            xdp: None,
+        }
     }
-    restore(&state, keys.len(), &mut handshakes, &mut sessions);
-    let (tun_rx, mut tun_tx) = tun.split();
-    let gauges = Gauges {
-        link: link_rx.shared_counters(),
-        tun: tun_rx.shared_counters(),
-        handshake_drops: handshakes.drops(),
-        handshakes: handshakes.counters(),
-        handshakes_out: Arc::new(AtomicU64::new(0)),
-        state: state.counters(),
-        added: Default::default(),
-    };
-    let mut process = Process::new(sessions, config.mtu);
-    if config.finish_checksums {
-        process.finish_checksums();
-        tun_tx.finish_checksums();
+
+    fn rung(&self) -> String {
+        #[cfg(feature = "xdp")]
+        if let Some(xdp) = &self.xdp {
+            return format!("xdp, {}", xdp.rung().name());
+        }
+        "udp".into()
     }
-    let parts = Parts {
-        link_rx,
-        link_tx,
-        tun_rx,
-        tun_tx,
-        process,
-        handshakes,
-        endpoints,
-        leases: Leases::new(&name, config.mtu),
-        state,
-        control,
-        facts,
-        gauges,
-    };
-    let mut event_loop = EventLoop::new(parts, entropy)?;
-    tracing::info!("{name}: ready on {listen}; link udp; threads single ({reason})");
-    event_loop.run(&signals)?;
-    match event_loop.incomplete_set() {
-        None => tracing::info!("{name}: stopped"),
-        Some(set) => tracing::error!("{name}: stopped with frames missing from the set {set}"),
+}
+
+/// Everything but the link that could be set up without changing the host.
+struct Run {
+    config: Config,
+    threads: ThreadsChoice,
+    state: Option<PathBuf>,
+    resolved: Vec<(PeerId, Vec<std::net::SocketAddr>)>,
+    signals: Signals,
+    control: ControlSocket,
+}
+
+impl Run {
+    /// Runs the tunnel over a link until a signal says stop.
+    fn start<R: LinkRx, S: LinkTx>(
+        self,
+        link: (R, S),
+        gauged: Gauged,
+        mut entropy: Box<dyn Entropy>,
+    ) -> Result<()> {
+        let Run { config, threads, state, resolved, signals, control } = self;
+        let (link_rx, link_tx) = link;
+        let mut tun = Tun::open(&config.name, config.mtu)?;
+        if config.offload
+            && let Err(error) = tun.enable_offloads()
+        {
+            tracing::warn!(
+                "{}: this kernel's TUN has no offloads ({error}): packets go one by one",
+                config.name
+            );
+        }
+        configure_host(&config)?;
+
+        let started = now();
+        let reason = threads_reason(threads);
+        let (listening, rung) = (vec![config.listen.to_string()], gauged.rung());
+        let facts = Facts::new(&config, listening, gauged.reason, reason.clone(), started);
+        let (name, listen, endpoints) = (config.name.clone(), config.listen, endpoints(&config));
+        let keys: Vec<_> = config.peers.iter().map(|peer| peer.public_key).collect();
+        let state_path = state.unwrap_or_else(|| state::default_path(&name));
+        let state = StateFile::open(state_path, &keys);
+        let (mut handshakes, mut sessions) = protocol(
+            config.peers,
+            config.private_key,
+            config.network_secret,
+            config.rekey_after,
+            &mut *entropy,
+        );
+        if let Some(rotate_after) = config.rotate_after {
+            sessions = sessions.with_rotation(nanos(rotate_after));
+        }
+        let mut out = HandshakeOutput::default();
+        for (peer, addresses) in resolved {
+            let message = ToHandshakes::Resolved { peer, addresses };
+            handshakes.handle(message, started, &mut *entropy, &mut out);
+        }
+        restore(&state, keys.len(), &mut handshakes, &mut sessions);
+        let (tun_rx, mut tun_tx) = tun.split();
+        let gauges = Gauges {
+            link: gauged.counters,
+            tun: tun_rx.shared_counters(),
+            handshake_drops: handshakes.drops(),
+            handshakes: handshakes.counters(),
+            handshakes_out: Arc::new(AtomicU64::new(0)),
+            state: state.counters(),
+            added: Default::default(),
+            #[cfg(feature = "xdp")]
+            xdp: gauged.xdp,
+        };
+        let mut process = Process::new(sessions, config.mtu);
+        if config.finish_checksums {
+            process.finish_checksums();
+            tun_tx.finish_checksums();
+        }
+        let parts = Parts {
+            link_rx,
+            link_tx,
+            tun_rx,
+            tun_tx,
+            process,
+            handshakes,
+            endpoints,
+            leases: Leases::new(&name, config.mtu),
+            state,
+            control,
+            facts,
+            gauges,
+        };
+        let mut event_loop = EventLoop::new(parts, entropy)?;
+        tracing::info!("{name}: ready on {listen}; link {rung}; threads single ({reason})");
+        event_loop.run(&signals)?;
+        match event_loop.incomplete_set() {
+            None => tracing::info!("{name}: stopped"),
+            Some(set) => tracing::error!("{name}: stopped with frames missing from the set {set}"),
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Hands over what the state file knows: peers that were reached before are asked for a handshake where they were.

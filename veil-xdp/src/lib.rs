@@ -53,6 +53,7 @@ pub use holder::{Holder, holder};
 pub use program::{AttachError, AttachMode, Program, SteeringError};
 pub use rx::XskRx;
 pub use settings::{FrameSize, UmemError, UmemSettings};
-pub use socket::{BindError, BindMode, XdpStatistics, XskSocket};
+pub use socket::{BindError, BindMode, XdpStatistics, XskSocket, statistics};
+pub use sys::receive_queues;
 pub use tx::{Kicked, XskTx};
 pub use umem::Umem;

@@ -199,6 +199,11 @@ impl NextHops {
         self.tables.links.iter().find(|(_, link)| link.name == name).map(|(&index, _)| index)
     }
 
+    /// The names of all interfaces, in no order.
+    pub fn interface_names(&self) -> Vec<&str> {
+        self.tables.links.values().map(|link| link.name.as_str()).collect()
+    }
+
     /// All unicast addresses of this host, loopback excluded, in no order.
     pub fn local_addresses(&self) -> Vec<IpAddr> {
         let all: HashSet<_> = self.tables.addresses.iter().map(|&(_, ip)| ip).collect();

@@ -16,7 +16,7 @@ use crate::sys;
 use crate::tx::XskTx;
 use crate::umem::Umem;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use xsk_rs::config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig};
 use xsk_rs::{FrameDesc, Socket};
@@ -169,18 +169,24 @@ pub struct XdpStatistics {
     pub tx_ring_empty_descs: u64,
 }
 
+/// The kernel's statistics of a socket, both halves together.
+pub fn statistics(socket: BorrowedFd<'_>) -> io::Result<XdpStatistics> {
+    let [rx_dropped, rx_invalid_descs, tx_invalid_descs, rx_ring_full, fill_empty, tx_empty] =
+        sys::statistics(socket)?;
+    Ok(XdpStatistics {
+        rx_dropped,
+        rx_invalid_descs,
+        tx_invalid_descs,
+        rx_ring_full,
+        rx_fill_ring_empty_descs: fill_empty,
+        tx_ring_empty_descs: tx_empty,
+    })
+}
+
 impl XskRx {
     /// The kernel's statistics of this socket, both halves together.
     pub fn statistics(&self) -> io::Result<XdpStatistics> {
-        let s = self.rings.rx.fd().xdp_statistics()?;
-        Ok(XdpStatistics {
-            rx_dropped: s.rx_dropped(),
-            rx_invalid_descs: s.rx_invalid_descs(),
-            tx_invalid_descs: s.tx_invalid_descs(),
-            rx_ring_full: s.rx_ring_full(),
-            rx_fill_ring_empty_descs: s.rx_fill_ring_empty_descs(),
-            tx_ring_empty_descs: s.tx_ring_empty_descs(),
-        })
+        statistics(self.as_fd())
     }
 }
 

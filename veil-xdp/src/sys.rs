@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::null_mut;
 
 /// `SOL_XDP` options, include/uapi/linux/if_xdp.h.
+const XDP_STATISTICS: libc::c_int = 7;
 const XDP_OPTIONS: libc::c_int = 8;
 const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
 const XDP_OPTIONS_ZEROCOPY: u32 = 1;
@@ -108,4 +109,45 @@ fn set_option(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, val
         libc::setsockopt(socket.as_raw_fd(), level, name, value, size_of::<u32>() as libc::socklen_t)
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The six words of `struct xdp_statistics`, in its order (net/xdp/xsk.c, `xsk_getsockopt`).
+pub fn statistics(socket: BorrowedFd<'_>) -> io::Result<[u64; 6]> {
+    let mut words = [0u64; 6];
+    let mut size = size_of_val(&words) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `size` bytes to `words`, and the length to `size`.
+    let result = unsafe {
+        let (words, size) = ((&raw mut words).cast(), &raw mut size);
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_XDP, XDP_STATISTICS, words, size)
+    };
+    if result == 0 { Ok(words) } else { Err(io::Error::last_os_error()) }
+}
+
+/// `struct ethtool_channels` and the command that reads it (include/uapi/linux/ethtool.h).
+const ETHTOOL_GCHANNELS: u32 = 0x3c;
+const SIOCETHTOOL: libc::Ioctl = 0x8946;
+
+/// How many receive queues the interface called `name` uses, in the namespace of this thread (net/ethtool/ioctl.c,
+/// `ethtool_get_channels`). Drivers that do not say have one.
+pub fn receive_queues(name: &str) -> io::Result<u32> {
+    let socket =
+        std::net::UdpSocket::bind("127.0.0.1:0").or_else(|_| std::net::UdpSocket::bind("[::1]:0"))?;
+    // Command, then most RX, TX, other and combined, then RX, TX, other and combined in use.
+    let mut channels = [ETHTOOL_GCHANNELS, 0, 0, 0, 0, 0, 0, 0, 0];
+    // SAFETY: all zero is a valid `ifreq`: a name and a union of plain numbers and pointers.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    let room = request.ifr_name.len() - 1;
+    for (to, &from) in request.ifr_name[..room].iter_mut().zip(name.as_bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_data = (&raw mut channels).cast();
+    // SAFETY: the request names the interface and points to as many words as the command writes; both outlive the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
+    match result {
+        0 => Ok((channels[5] + channels[8]).max(1)),
+        _ => match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(1),
+            error => Err(error),
+        },
+    }
 }

@@ -108,9 +108,17 @@ impl Node {
         self.start_program(veil_binary()?, arguments)
     }
 
-    /// The same, by another build of `veil`.
+    /// The same, by another build of `veil`. `VEIL_LINK` (xdp, xdp-generic) has every daemon carry its datagrams that way over
+    /// eth0, unless the arguments say otherwise.
     pub fn start_program(&self, veil: &Path, arguments: &[&str]) -> Result<Daemon> {
-        Daemon::start(veil, &self.namespace, &self.interface, &self.write_config()?, &self.folder, arguments)
+        let link: &[&str] = match std::env::var("VEIL_LINK").as_deref() {
+            _ if arguments.contains(&"--link") => &[],
+            Ok("xdp") => &["--link", "xdp", "--iface", "eth0"],
+            Ok("xdp-generic") => &["--link", "xdp", "--iface", "eth0", "--xdp-mode", "generic"],
+            _ => &[],
+        };
+        let arguments = [arguments, link].concat();
+        Daemon::start(veil, &self.namespace, &self.interface, &self.write_config()?, &self.folder, &arguments)
     }
 }
 

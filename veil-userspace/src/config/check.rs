@@ -3,7 +3,7 @@
 //! Called by `Config::load` only. Invariant: an error names the line, what is wrong there, and the cure.
 
 use super::raw::{Peer, Raw, Source};
-use super::{Config, Endpoint, LinkConfig, LinkMode, PeerConfig};
+use super::{Config, Endpoint, LinkConfig, LinkMode, PeerConfig, XdpMode};
 use crate::keyfile;
 use anyhow::{Context, Result};
 use std::collections::HashMap;
@@ -70,6 +70,8 @@ pub fn config(raw: Raw, source: &Source) -> Result<Config> {
             .unwrap_or(0),
         gso: raw.link.gso.unwrap_or(true),
         gro: raw.link.gro.unwrap_or(true),
+        xdp_mode: raw.link.xdp_mode.as_ref().map_or(Ok(XdpMode::Native), |mode| xdp_mode(mode, source))?,
+        udp_checksum: raw.link.udp_checksum.unwrap_or(true),
     };
     let rekey_cure = "seconds (sessions are never kept longer than 120)";
     let rekey_after = number(raw.timers.rekey_after.as_ref(), "rekey-after", 1..=120, rekey_cure, source)?;
@@ -249,6 +251,16 @@ fn cipher(text: &Spanned<String>, source: &Source) -> Result<Suite> {
                 "cipher `{other}` is unknown: choose aes-256-gcm or chacha20-poly1305, or leave it out"
             );
             Err(source.error(text.span(), text_))
+        }
+    }
+}
+
+fn xdp_mode(text: &Spanned<String>, source: &Source) -> Result<XdpMode> {
+    match text.get_ref().as_str() {
+        "native" => Ok(XdpMode::Native),
+        "generic" => Ok(XdpMode::Generic),
+        other => {
+            Err(source.error(text.span(), format!("xdp-mode `{other}` is neither `native` nor `generic`")))
         }
     }
 }

@@ -60,6 +60,8 @@ pub struct Link {
     pub dscp: Option<Spanned<i64>>,
     pub gso: Option<bool>,
     pub gro: Option<bool>,
+    pub xdp_mode: Option<Spanned<String>>,
+    pub udp_checksum: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]

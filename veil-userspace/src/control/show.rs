@@ -43,8 +43,14 @@ pub struct Snapshot {
     pub public_key: String,
     /// Outer addresses and ports the sockets are bound to.
     pub listen: Vec<String>,
-    /// The link in use: "udp".
+    /// The link in use: "udp", or "xdp" where AF_XDP is beside the sockets.
     pub link: String,
+    /// The rung it stands on now: "zero-copy", "native copy", "generic copy" or "udp".
+    #[serde(default)]
+    pub rung: String,
+    /// What it has there, and why it stands no higher.
+    #[serde(default)]
+    pub rung_reason: String,
     /// The threading mode in use: "single" or "pipeline".
     pub threads: String,
     /// Why that mode.
@@ -62,6 +68,10 @@ pub struct Snapshot {
     /// Which offloads are in use, by name.
     #[serde(default)]
     pub offloads: BTreeMap<String, bool>,
+    /// What AF_XDP counts, by name: the steering program's verdicts, the kernel's statistics, the ways of datagrams. Empty
+    /// without AF_XDP.
+    #[serde(default)]
+    pub xdp: BTreeMap<String, u64>,
     /// How values are spread, by name.
     #[serde(default)]
     pub histograms: BTreeMap<String, Summary>,
@@ -260,7 +270,7 @@ mod tests {
     fn the_json_is_what_programs_rely_on() {
         let json = serde_json::to_value(render::tests::example()).unwrap();
         let keys: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
-        let wanted = "conservation counters drops frames histograms interface link listen mtu offloads peers public_key threads threads_reason uptime_s";
+        let wanted = "conservation counters drops frames histograms interface link listen mtu offloads peers public_key rung rung_reason threads threads_reason uptime_s xdp";
         assert_eq!(keys.join(" "), wanted);
         let keys: Vec<_> = json["peers"][0].as_object().unwrap().keys().map(String::as_str).collect();
         let wanted = "allowed_ips drops endpoint last_handshake_s_ago name path_mtu_datagram public_key rx_bytes rx_packets tx_bytes tx_packets";

@@ -29,7 +29,13 @@ pub struct Facts {
 
 impl Facts {
     /// The facts of a tunnel that starts `now`.
-    pub fn new(config: &Config, listen: Vec<String>, threads_reason: String, now: Now) -> Self {
+    pub fn new(
+        config: &Config,
+        listen: Vec<String>,
+        link_reason: String,
+        threads_reason: String,
+        now: Now,
+    ) -> Self {
         let peers = config.peers.iter().map(|peer| PeerSnapshot {
             name: peer.name.clone(),
             public_key: peer.public_key.to_string(),
@@ -41,6 +47,8 @@ impl Facts {
             public_key: config.private_key.public().to_string(),
             listen,
             link: "udp".into(),
+            rung: "udp".into(),
+            rung_reason: link_reason,
             threads: "single".into(),
             threads_reason,
             mtu: config.mtu.into(),
@@ -72,6 +80,9 @@ pub struct Gauges {
     pub state: Arc<StateCounters>,
     /// How long packets were inside the daemon.
     pub added: Arc<AddedTime>,
+    /// AF_XDP's, where it is beside the sockets.
+    #[cfg(feature = "xdp")]
+    pub xdp: Option<Arc<crate::link::xdp::XdpStatus>>,
 }
 
 /// Everything about the tunnel at this moment.
@@ -108,6 +119,11 @@ pub fn snapshot(
     out.offloads = offloads(gauges);
     out.histograms = histograms(gauges, stage);
     out.conservation = conservation(gauges, &opened, stage);
+    #[cfg(feature = "xdp")]
+    if let Some(xdp) = &gauges.xdp {
+        out.link = "xdp".into();
+        (out.rung, out.rung_reason, out.xdp) = (xdp.rung().name().into(), xdp.reason(), xdp.all());
+    }
     out
 }
 

@@ -44,6 +44,7 @@ const TIMER: u64 = 2;
 const SIGNAL: u64 = 3;
 const RESOLVER: u64 = 4;
 const LISTENER: u64 = 5;
+const SERVICE: u64 = 6;
 /// Control clients: this and their descriptor.
 const CLIENT: u64 = 1 << 32;
 
@@ -95,7 +96,9 @@ pub struct EventLoop<R, S, T, W> {
     outbound_underway: Underway,
     link_ready: bool,
     tun_ready: bool,
-    blocked: Option<RawFd>,
+    blocked: bool,
+    /// The link's descriptor that is watched for room.
+    watched: Option<RawFd>,
     stopping: bool,
     checker: ThreadChecker,
 }
@@ -127,7 +130,8 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
             outbound_underway: Underway::default(),
             link_ready: false,
             tun_ready: false,
-            blocked: None,
+            blocked: false,
+            watched: None,
             stopping: false,
             checker: ThreadChecker::default(),
         };
@@ -139,6 +143,9 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
         let raw = |fd: BorrowedFd<'_>| fd.as_raw_fd();
         for fd in self.parts.link_rx.fds().into_iter().flatten() {
             self.poll.add(raw(fd), LINK, Interest::READ)?;
+        }
+        if let Some(fd) = self.parts.link_tx.service_fd() {
+            self.poll.add(raw(fd), SERVICE, Interest::READ)?;
         }
         self.poll.add(raw(self.parts.tun_rx.fd()), TUN, Interest::READ)?;
         self.poll.add(raw(self.timer.as_fd()), TIMER, Interest::READ)?;
@@ -179,7 +186,7 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
                 return Ok(());
             }
             self.send()?;
-            if self.blocked.is_some() {
+            if self.blocked {
                 return Ok(());
             }
         }
@@ -205,7 +212,7 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
             self.inbound(now)?;
         }
         for _ in 0..CALLS_PER_TURN {
-            if self.blocked.is_some() {
+            if self.blocked {
                 break;
             }
             self.outbound(now)?;
@@ -223,7 +230,7 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
         self.send()?;
         self.path_errors(now);
         self.notices();
-        let more = self.link_ready || (self.tun_ready && self.blocked.is_none());
+        let more = self.link_ready || (self.tun_ready && !self.blocked);
         Ok(more || self.parts.handshakes.has_work())
     }
 
@@ -300,26 +307,24 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
             return Ok(());
         }
         let result = parts.link_tx.send(&mut self.to_link, parts.process.transmit_set());
-        let blocked_on = match result {
-            SendResult::Drained => None,
-            SendResult::Blocked => parts.link_tx.blocked_on().map(|fd| fd.as_raw_fd()),
-        };
-        if blocked_on == self.blocked {
+        let blocked = result == SendResult::Blocked;
+        let room_on = parts.link_tx.blocked_on().filter(|_| blocked).map(|fd| fd.as_raw_fd());
+        if (blocked, room_on) == (self.blocked, self.watched) {
             return Ok(());
         }
-        let tun_interest = if blocked_on.is_some() { Interest::NONE } else { Interest::READ };
+        let tun_interest = if blocked { Interest::NONE } else { Interest::READ };
         let tun = self.parts.tun_rx.fd().as_raw_fd();
         let watch = || -> std::io::Result<()> {
-            if let Some(fd) = self.blocked {
+            if let Some(fd) = self.watched {
                 self.poll.modify(fd, LINK, Interest::READ)?;
             }
-            if let Some(fd) = blocked_on {
+            if let Some(fd) = room_on {
                 self.poll.modify(fd, LINK, Interest { read: true, write: true })?;
             }
             self.poll.modify(tun, TUN, tun_interest)
         };
         watch().context("cannot watch the link for room")?;
-        self.blocked = blocked_on;
+        (self.blocked, self.watched) = (blocked, room_on);
         Ok(())
     }
 
@@ -407,6 +412,10 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
                     if event.writable {
                         self.send()?;
                     }
+                }
+                SERVICE => {
+                    self.parts.link_tx.service(now());
+                    self.send()?;
                 }
                 TIMER => self.timer.reset(),
                 SIGNAL => self.stopping = true,

@@ -9,13 +9,15 @@
 
 pub mod mem;
 pub mod udp;
+#[cfg(feature = "xdp")]
+pub mod xdp;
 
 use crate::frame::{Home, Inbox, Outbox, Sealed, WideSet};
 use crate::histogram::Histogram;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use veil_proto::{DropCounters, Path};
+use veil_proto::{DropCounters, Now, Path};
 
 /// The descriptors of one end, for epoll; at most one per address family.
 pub type Fds<'a> = [Option<BorrowedFd<'a>>; 2];
@@ -74,8 +76,17 @@ pub trait LinkTx {
     /// What the kernel said; the datagram is then counted as dropped.
     fn send_datagram(&mut self, path: &Path, bytes: &[u8], tos: u8) -> io::Result<()>;
 
-    /// After `Blocked`: the descriptor that becomes writable when sending can go on.
+    /// After `Blocked`: the descriptor that becomes writable when sending can go on; none if `service_fd` tells.
     fn blocked_on(&self) -> Option<BorrowedFd<'_>>;
+
+    /// The descriptor that becomes readable when [`service`](Self::service) is to be called, and sending to be tried again
+    /// if it was blocked.
+    fn service_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Takes in what has changed around the link.
+    fn service(&mut self, _now: Now) {}
 
     /// Whether runs wait inside the link.
     fn holds_runs(&self) -> bool;

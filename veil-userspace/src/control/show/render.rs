@@ -25,12 +25,12 @@ pub fn render(snapshot: &Snapshot, colour: bool) -> String {
     page.title("interface", &snapshot.interface);
     page.line("public key", &snapshot.public_key);
     page.line("listening", &listed(&snapshot.listen));
-    page.line("link", &snapshot.link);
-    let threads = match snapshot.threads_reason.as_str() {
-        "" => snapshot.threads.clone(),
-        reason => format!("{} {}", snapshot.threads, page.paint(DIM, &format!("({reason})"))),
+    let rung = match (snapshot.link.as_str(), snapshot.rung.as_str()) {
+        (link, "" | "udp") if link == "udp" => link.to_owned(),
+        (link, rung) => format!("{link}, {rung}"),
     };
-    page.line("threads", &threads);
+    page.line_because("link", &rung, &snapshot.rung_reason);
+    page.line_because("threads", &snapshot.threads, &snapshot.threads_reason);
     page.line("mtu", &snapshot.mtu.to_string());
     page.line("running for", &duration(snapshot.uptime_s));
     page.line("offloads", &offloads(snapshot));
@@ -54,6 +54,13 @@ struct Page {
 }
 
 impl Page {
+    /// A line whose value has a reason, if there is one to give.
+    fn line_because(&mut self, label: &str, value: &str, reason: &str) {
+        let because =
+            if reason.is_empty() { String::new() } else { self.paint(DIM, &format!(" ({reason})")) };
+        self.line(label, &format!("{value}{because}"));
+    }
+
     fn peer(&mut self, peer: &PeerSnapshot) {
         self.title("peer", &peer.name);
         self.line("public key", &peer.public_key);
@@ -239,6 +246,9 @@ pub mod tests {
             public_key: "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=".into(),
             listen: vec!["0.0.0.0:4433".into(), "[::]:4433".into()],
             link: "udp".into(),
+            rung: "udp".into(),
+            rung_reason: "as asked".into(),
+            xdp: Default::default(),
             threads: "single".into(),
             threads_reason: "2 cores".into(),
             uptime_s: 11_530,
@@ -289,7 +299,7 @@ pub mod tests {
 interface veil0
   public key      hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=
   listening       0.0.0.0:4433, [::]:4433
-  link            udp
+  link            udp (as asked)
   threads         single (2 cores)
   mtu             1416
   running for     3 h 12 min

@@ -17,6 +17,8 @@ mod tx;
 pub use error_queue::PathError;
 pub use rx::UdpRx;
 pub use single::DatagramSender;
+#[cfg(feature = "xdp")]
+pub(super) use single::outer_tos;
 pub use tx::{MAX_PAYLOAD, UdpTx};
 
 use super::LinkCounters;

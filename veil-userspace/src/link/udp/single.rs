@@ -89,7 +89,7 @@ pub(super) fn local_may_be_gone(errno: i32, tries: u8) -> bool {
 }
 
 /// The configured DSCP with the ECN bits of `tos` (RFC 6040: outer ECN = inner ECN).
-pub(super) fn outer_tos(dscp: u8, tos: u8) -> u8 {
+pub(in crate::link) fn outer_tos(dscp: u8, tos: u8) -> u8 {
     dscp << 2 | tos & 3
 }
 

@@ -1,7 +1,7 @@
 //! The outer UDP sockets: opened, bound and set up in one place, in the network namespace of the calling thread.
 #![allow(unsafe_code)]
-//! Unsafe: `setsockopt` and `getsockopt` of one `int`. What it guarantees: the pointer handed over is that of a local
-//! `int`, with its size, alive until the call returns.
+//! Unsafe: `setsockopt`, `getsockopt` and `ioctl` of one `int`. What it guarantees: the pointer handed over is that of a
+//! local `int`, with its size, alive until the call returns.
 //!
 //! One IPv4 and one IPv6-only socket share a port, so that each family's errors, TOS and source addresses speak their
 //! own language. Both refuse to fragment (`IP_PMTUDISC_DO`) and report ICMP errors with the destination they concern
@@ -186,4 +186,15 @@ pub fn option(fd: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<i32> {
     let result =
         unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut size) };
     if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Bytes that the kernel was given to send and has not passed on (`SIOCOUTQ`, which has the number of `TIOCOUTQ`).
+#[cfg(feature = "xdp")]
+pub fn unsent(fd: BorrowedFd<'_>) -> i32 {
+    let mut bytes = 0i32;
+    // SAFETY: the kernel writes one `int` to `bytes`, which outlives the call.
+    match unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) } {
+        0 => bytes,
+        _ => 0,
+    }
 }

@@ -118,6 +118,12 @@ impl UdpTx {
         self.counters.gso.store(self.max_segments > 1, Relaxed);
     }
 
+    /// Whether nothing waits to be sent here, and the kernel has sent on what `path`'s socket was given.
+    #[cfg(feature = "xdp")]
+    pub fn is_idle(&self, path: &Path) -> bool {
+        self.waiting.is_empty() && self.sockets.of(path).is_none_or(|fd| super::socket::unsent(fd) == 0)
+    }
+
     /// Another sender of single datagrams over the same sockets: control's, for handshakes.
     pub fn datagram_sender(&self) -> DatagramSender {
         self.single.clone()

@@ -1,0 +1,173 @@
+//! The ladder: zero-copy, native copy, generic copy (only when asked), UDP. Tried from the top, each step down with its
+//! reason.
+
+use super::Settings;
+use crate::config::XdpMode;
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use veil_ebpf::SteeringConfig;
+use veil_ebpf::maps::MAX_QUEUES;
+use veil_xdp::next_hop::Link;
+use veil_xdp::{
+    AttachMode, BindMode, FrameSize, Program, SocketCounters, Umem, UmemFrame, UmemSettings, XskRx, XskTx,
+    receive_queues,
+};
+
+/// Frames for each queue and direction.
+const FRAMES: u32 = 2048;
+
+/// Where the link stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rung {
+    /// UDP sockets only.
+    Udp,
+    /// AF_XDP behind the kernel's packet buffers.
+    Generic,
+    /// AF_XDP in the driver, packets copied by the kernel.
+    Native,
+    /// AF_XDP in the driver, packets written by the NIC.
+    ZeroCopy,
+}
+
+impl Rung {
+    /// The name in logs and in `veil show`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Rung::Udp => "udp",
+            Rung::Generic => "generic copy",
+            Rung::Native => "native copy",
+            Rung::ZeroCopy => "zero-copy",
+        }
+    }
+}
+
+/// The receiving side of all queues.
+pub struct RxLane {
+    pub sockets: Vec<XskRx>,
+    /// Frames that wait to be filled, and those just received.
+    pub spare: Vec<UmemFrame>,
+}
+
+/// The sending side of all queues.
+pub struct TxLane {
+    pub queues: Vec<TxQueue>,
+    pub spare: Vec<UmemFrame>,
+    /// Kept: it is what the sockets are over.
+    _umem: Umem,
+}
+
+/// One sending socket, and what is on its way into the ring.
+pub struct TxQueue {
+    pub socket: XskTx,
+    pub pending: VecDeque<UmemFrame>,
+}
+
+impl Drop for RxLane {
+    fn drop(&mut self) {
+        self.spare.drain(..).for_each(UmemFrame::retire);
+    }
+}
+
+impl Drop for TxLane {
+    fn drop(&mut self) {
+        for queue in &mut self.queues {
+            queue.pending.drain(..).for_each(UmemFrame::retire);
+        }
+        self.spare.drain(..).for_each(UmemFrame::retire);
+    }
+}
+
+/// A rung that was reached.
+pub struct Reached {
+    pub rung: Rung,
+    /// How, in a few words, and why not higher.
+    pub reason: String,
+    pub rx: RxLane,
+    pub tx: TxLane,
+    pub program: Program,
+    pub sockets: Vec<(OwnedFd, Arc<SocketCounters>)>,
+}
+
+/// Climbs as high as the interface and the settings allow.
+///
+/// # Errors
+/// Why none of the AF_XDP rungs can be had.
+pub fn climb(settings: &Settings, link: &Link, addresses: &[IpAddr]) -> Result<Reached, String> {
+    if !link.running {
+        return Err("the interface is down".into());
+    }
+    if !link.ethernet {
+        return Err("its frames have no Ethernet header".into());
+    }
+    let size = FrameSize::for_mtu(link.mtu as usize);
+    let size = size.ok_or_else(|| format!("its MTU of {} is more than a frame holds", link.mtu))?;
+    let mut why = Vec::new();
+    let rungs: &[_] = match settings.mode {
+        XdpMode::Native => &[
+            (AttachMode::Native, BindMode::ZeroCopy, Rung::ZeroCopy),
+            (AttachMode::Native, BindMode::Copy, Rung::Native),
+        ],
+        XdpMode::Generic => &[(AttachMode::Generic, BindMode::Copy, Rung::Generic)],
+    };
+    for &(attach, bind, rung) in rungs {
+        match step(settings, link, addresses, size, attach, bind) {
+            Ok((rx, tx, program, sockets)) => {
+                let queues = sockets.len();
+                let plural = if queues == 1 { "" } else { "s" };
+                let not = why.iter().map(|why| format!("; {why}")).collect::<String>();
+                let reason = format!("AF_XDP on {queues} queue{plural} of {}{not}", settings.interface);
+                return Ok(Reached { rung, reason, rx, tx, program, sockets });
+            }
+            Err(error) => why.push(format!("no {}: {error}", rung.name())),
+        }
+    }
+    Err(why.join("; "))
+}
+
+type Parts = (RxLane, TxLane, Program, Vec<(OwnedFd, Arc<SocketCounters>)>);
+
+/// One rung, in the order that loses nothing: attach, bind, fill, and only then the maps.
+fn step(
+    settings: &Settings,
+    link: &Link,
+    addresses: &[IpAddr],
+    frame_size: FrameSize,
+    attach: AttachMode,
+    bind: BindMode,
+) -> Result<Parts, String> {
+    let say = |error: &dyn std::fmt::Display| error.to_string();
+    let interface = &settings.interface;
+    let mut program = Program::attach(interface, attach).map_err(|e| say(&e))?;
+    let queues = receive_queues(interface).map_err(|e| format!("cannot count its queues: {e}"))?;
+    let queues = queues.min(MAX_QUEUES as u32);
+    let umem_settings = UmemSettings { frames: 2 * FRAMES * queues, frame_size, ..UmemSettings::default() };
+    let (umem, mut frames) = Umem::new(umem_settings).map_err(|e| say(&e))?;
+    let mut tx = TxLane { queues: Vec::new(), spare: frames.split_off(frames.len() / 2), _umem: umem };
+    let mut rx = RxLane { sockets: Vec::new(), spare: frames };
+    let mut sockets = Vec::new();
+    for queue in 0..queues {
+        let bound = tx._umem.bind(interface, queue, bind).map_err(|e| say(&e))?;
+        if bound.mode != bind {
+            return Err("the kernel bound the socket to copy mode after all".into());
+        }
+        let duplicate = bound.rx.as_fd().try_clone_to_owned().map_err(|e| say(&e))?;
+        sockets.push((duplicate, bound.rx.shared_counters().clone()));
+        rx.sockets.push(bound.rx);
+        tx.queues.push(TxQueue { socket: bound.tx, pending: VecDeque::with_capacity(64) });
+    }
+    for socket in &mut rx.sockets {
+        let mut share = rx.spare.split_off(rx.spare.len() - FRAMES as usize);
+        let filled = socket.fill(&mut share);
+        rx.spare.append(&mut share);
+        filled.map_err(|e| say(&e))?;
+    }
+    program.set_local(addresses).map_err(|e| say(&e))?;
+    for (queue, socket) in rx.sockets.iter().enumerate() {
+        program.register(queue as u32, socket.as_fd()).map_err(|e| say(&e))?;
+    }
+    // Last: without a port the program redirects nothing.
+    program.set_config(SteeringConfig { mac: link.mac, port: settings.port }).map_err(|e| say(&e))?;
+    Ok((rx, tx, program, sockets))
+}

@@ -1,0 +1,276 @@
+//! The receiving end: rings first, then the sockets when they have something.
+//!
+//! Consecutive datagrams of one path and one size become one run, as GRO makes them of the sockets' datagrams: they are
+//! copied out of the UMEM into a wide frame, and the kernel has its frames back before the run is opened.
+
+use super::ladder::RxLane;
+use super::ready::{ERROR, NEW, READ, Ready};
+use super::status::XdpStatus;
+use crate::frame::{Frame, MAX_SEGMENTS, Outbox, Sealed, WideFrame, WideSet};
+use crate::link::udp::{PathError, UdpRx};
+use crate::link::{Fds, LinkCounters, LinkRx, Received};
+use anyhow::{Context, Result};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use veil_proto::{DropReason, Path, SingleWriter};
+use veil_xdp::outer;
+
+/// Calls that may find the rings busy before the sockets are looked at all the same.
+const CALLS_PER_LOOK: u32 = 16;
+
+/// The receiving end of an AF_XDP link.
+pub struct XdpRx {
+    udp: UdpRx,
+    lane: Option<RxLane>,
+    /// Lanes that the supervisor has made; `None` takes the last one back.
+    lanes: Receiver<Option<RxLane>>,
+    ready: Ready,
+    udp_ready: bool,
+    calls: u32,
+    /// The queue to begin with.
+    first: usize,
+    status: Arc<XdpStatus>,
+    counters: Arc<LinkCounters>,
+}
+
+/// A run being filled.
+struct Filling {
+    frame: WideFrame,
+    path: Path,
+    tos: u8,
+    segment: usize,
+    len: usize,
+    datagrams: usize,
+}
+
+impl XdpRx {
+    pub(super) fn new(
+        udp: UdpRx,
+        lanes: Receiver<Option<RxLane>>,
+        ready: Ready,
+        status: Arc<XdpStatus>,
+    ) -> Result<Self> {
+        for fd in udp.fds().into_iter().flatten() {
+            ready.add(fd, READ).context("cannot watch the UDP sockets")?;
+        }
+        let counters = udp.shared_counters();
+        // Whatever comes before the first look is not missed.
+        let udp_ready = true;
+        Ok(XdpRx { udp, lane: None, lanes, ready, udp_ready, calls: 0, first: 0, status, counters })
+    }
+
+    /// What this link counts, to be kept and read elsewhere.
+    pub fn shared_counters(&self) -> Arc<LinkCounters> {
+        self.counters.clone()
+    }
+
+    /// Takes over the lane that the supervisor has made, or gives up the one that is no more.
+    fn take_lane(&mut self) {
+        while let Ok(lane) = self.lanes.try_recv() {
+            // The old one first: a queue has one socket at a time.
+            self.lane = None;
+            let Some(lane) = lane else { continue };
+            let watched = lane.sockets.iter().try_for_each(|socket| self.ready.add(socket.as_fd(), NEW));
+            if let Err(error) = watched {
+                tracing::warn!("cannot watch an AF_XDP socket: {error}");
+            }
+            self.lane = Some(lane);
+        }
+    }
+
+    /// Notes which sockets are ready.
+    fn look(&mut self) {
+        let Some(lane) = &self.lane else {
+            self.udp_ready = true;
+            let mut errors = false;
+            self.ready.look(|_, events| errors |= events & ERROR != 0);
+            if errors {
+                self.udp.drain_errors();
+            }
+            return;
+        };
+        let is_ring = |fd: i32| lane.sockets.iter().any(|socket| socket.as_fd().as_raw_fd() == fd);
+        let (mut udp, mut errors) = (false, false);
+        self.ready.look(|fd, events| {
+            if !is_ring(fd) {
+                udp = true;
+                errors |= events & ERROR != 0;
+            }
+        });
+        self.udp_ready |= udp;
+        if errors {
+            self.udp.drain_errors();
+        }
+    }
+
+    /// Takes what is on the rings. Returns how many frames came.
+    fn rings(
+        &mut self,
+        set: &mut WideSet,
+        out: &mut impl Outbox<Sealed>,
+        budget: usize,
+        got: &mut Received,
+    ) -> usize {
+        let XdpRx { lane: Some(lane), first, counters, status, .. } = self else { return 0 };
+        let RxLane { sockets, spare } = lane;
+        let queues = sockets.len();
+        *first = (*first + 1) % queues.max(1);
+        let mut came = 0;
+        for n in 0..queues {
+            // Each may turn out to be a run of its own.
+            let room = set.home_count().min(out.room()).min(budget - got.runs);
+            if room == 0 {
+                break;
+            }
+            let socket = &mut sockets[(*first + n) % queues];
+            let kept = spare.len();
+            let count = socket.receive(spare, room);
+            if count == 0 {
+                continue;
+            }
+            came += count;
+            let mut filling = None;
+            for packet in &spare[kept..] {
+                status.counters.ring_received.bump(1);
+                let Some(outer) = outer::parse(packet.bytes()) else {
+                    // Steering passes such frames; a driver's mistake, or somebody else's program.
+                    counters.received(1, 0);
+                    status.counters.ring_refused.bump(1);
+                    counters.receive_drops.count(DropReason::BadHeader);
+                    continue;
+                };
+                let payload = &packet.bytes()[outer.payload.clone()];
+                counters.received(1, payload.len());
+                if payload.is_empty() {
+                    counters.receive_drops.count(DropReason::TooShort);
+                    continue;
+                }
+                let path = Path::to(outer.from).from_local(outer.to);
+                filling = append(filling, payload, path, outer.tos, set, out, counters, got);
+            }
+            if let Some(filling) = filling {
+                finish(filling, set, out, counters, got);
+            }
+            // Where packets are received does not matter: their frames go back before anything is opened.
+            if let Err(error) = socket.fill(spare) {
+                tracing::debug!("AF_XDP fill ring: {error}");
+            }
+        }
+        came
+    }
+}
+
+/// Puts a datagram into the run being filled, or ends that and begins another.
+#[expect(clippy::too_many_arguments, reason = "they vary per packet")]
+#[inline]
+fn append(
+    filling: Option<Filling>,
+    payload: &[u8],
+    path: Path,
+    tos: u8,
+    set: &mut WideSet,
+    out: &mut impl Outbox<Sealed>,
+    counters: &LinkCounters,
+    got: &mut Received,
+) -> Option<Filling> {
+    let mut run = match filling {
+        Some(run)
+            if run.path == path
+                && run.tos == tos
+                && payload.len() <= run.segment
+                && run.datagrams < MAX_SEGMENTS
+                && run.len + payload.len() <= run.frame.capacity()
+                // A shorter one has ended it.
+                && run.len == run.datagrams * run.segment =>
+        {
+            run
+        }
+        other => {
+            if let Some(run) = other {
+                finish(run, set, out, counters, got);
+            }
+            let Some(frame) = set.take() else {
+                counters.receive_drops.count(DropReason::NoFrame);
+                return None;
+            };
+            Filling { frame, path, tos, segment: payload.len(), len: 0, datagrams: 0 }
+        }
+    };
+    run.frame.buffer_mut()[run.len..run.len + payload.len()].copy_from_slice(payload);
+    run.len += payload.len();
+    run.datagrams += 1;
+    Some(run)
+}
+
+fn finish(
+    mut run: Filling,
+    set: &mut WideSet,
+    out: &mut impl Outbox<Sealed>,
+    counters: &LinkCounters,
+    got: &mut Received,
+) {
+    run.frame.set_len(run.len);
+    let sealed =
+        Sealed { frame: Frame::Wide(run.frame), segment: run.segment as u16, tos: run.tos, path: run.path };
+    match out.push(sealed) {
+        Ok(()) => {
+            got.runs += 1;
+            got.datagrams += run.datagrams;
+            counters.run_lengths.record(run.datagrams as u64, 1);
+        }
+        Err(sealed) => {
+            counters.receive_drops.add(DropReason::NoFrame, run.datagrams as u64);
+            sealed.frame.home(set);
+        }
+    }
+}
+
+impl LinkRx for XdpRx {
+    fn receive(
+        &mut self,
+        set: &mut WideSet,
+        out: &mut impl Outbox<Sealed>,
+        budget: usize,
+    ) -> io::Result<Received> {
+        self.take_lane();
+        let mut got = Received::default();
+        let mut came = self.rings(set, out, budget, &mut got);
+        self.calls = self.calls.wrapping_add(1);
+        if came == 0 || self.calls.is_multiple_of(CALLS_PER_LOOK) {
+            self.look();
+            self.take_lane();
+            if came == 0 {
+                // Whatever came before the look makes no new edge, so it is looked for again.
+                came = self.rings(set, out, budget, &mut got);
+            }
+        }
+        let mut more = came > 0;
+        if self.udp_ready && got.runs < budget {
+            let received = self.udp.receive(set, out, budget - got.runs)?;
+            got.runs += received.runs;
+            got.datagrams += received.datagrams;
+            self.udp_ready = received.more;
+        }
+        more |= self.udp_ready;
+        got.more = more;
+        Ok(got)
+    }
+
+    fn take_path_error(&mut self) -> Option<PathError> {
+        self.udp.take_path_error()
+    }
+
+    fn fds(&self) -> Fds<'_> {
+        [Some(self.ready.as_fd()), None]
+    }
+
+    fn drain_errors(&mut self) {
+        self.udp.drain_errors();
+    }
+
+    fn counters(&self) -> &LinkCounters {
+        &self.counters
+    }
+}

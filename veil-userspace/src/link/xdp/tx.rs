@@ -1,0 +1,302 @@
+//! The sending end: each run by the ring or by its socket, as its path goes now.
+//!
+//! A datagram is copied from its run into a frame of the UMEM, behind headers that were made ready when its next hop was
+//! resolved. What the ring does not take waits in order; a path never overtakes itself.
+
+use super::Settings;
+use super::ladder::{TxLane, TxQueue};
+use super::ready::{Alarm, NOTHING, READ, ROOM, Ready};
+use super::status::XdpStatus;
+use super::supervisor::{Supervisor, Verdict};
+use super::ways::Ways;
+use crate::frame::{Bounded, Home, Inbox, Outbox, Sealed};
+use crate::link::udp::{DatagramSender, UdpTx, outer_tos};
+use crate::link::{LinkCounters, LinkTx, SendResult};
+use anyhow::{Context, Result};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use veil_proto::{DropReason, Now, Path, SingleWriter};
+use veil_xdp::{HEADROOM, Kicked};
+
+/// Runs that wait for the sockets.
+const TO_UDP: usize = 128;
+/// Completions of zero-copy make no event: somebody who waits for them looks again after this long, in nanoseconds.
+const COMPLETIONS: u32 = 1_000_000;
+
+/// The sending end of an AF_XDP link.
+pub struct XdpTx {
+    udp: UdpTx,
+    to_udp: Bounded<Sealed>,
+    lane: Option<TxLane>,
+    supervisor: Supervisor,
+    ways: Ways,
+    /// The run that is half sent, and how many of its bytes are.
+    held: Option<(Sealed, usize)>,
+    ring_blocked: bool,
+    ready: Ready,
+    alarm: Alarm,
+    dscp: u8,
+    status: Arc<XdpStatus>,
+    counters: Arc<LinkCounters>,
+}
+
+impl XdpTx {
+    pub(super) fn new(
+        udp: UdpTx,
+        supervisor: Supervisor,
+        lane: Option<TxLane>,
+        settings: &Settings,
+        status: Arc<XdpStatus>,
+    ) -> Result<Self> {
+        let (ready, alarm) = (Ready::new()?, Alarm::new()?);
+        ready.add(supervisor.mirror.as_fd(), READ).context("cannot watch netlink")?;
+        ready.add(alarm.as_fd(), READ | NOTHING).context("cannot watch a timer")?;
+        let counters = udp.shared_counters();
+        let mut this = XdpTx {
+            udp,
+            to_udp: Bounded::new(TO_UDP),
+            lane: None,
+            ways: Ways::new(settings),
+            supervisor,
+            held: None,
+            ring_blocked: false,
+            ready,
+            alarm,
+            dscp: settings.dscp,
+            status,
+            counters,
+        };
+        this.use_lane(lane);
+        Ok(this)
+    }
+
+    /// Another sender of single datagrams over the same sockets: control's, for handshakes.
+    pub fn datagram_sender(&self) -> DatagramSender {
+        self.udp.datagram_sender()
+    }
+
+    fn use_lane(&mut self, lane: Option<TxLane>) {
+        for queue in lane.iter().flat_map(|lane| &lane.queues) {
+            if let Err(error) = self.ready.add(queue.socket.as_fd(), NOTHING) {
+                tracing::warn!("cannot watch an AF_XDP socket: {error}");
+            }
+        }
+        self.lane = lane;
+        self.ways.change_interface(self.supervisor.interface(), &self.status.counters);
+    }
+
+    /// Gives up the lane: what was on its way into the rings is lost and counted.
+    fn drop_lane(&mut self) {
+        if let Some(lane) = self.lane.take() {
+            let pending: usize = lane.queues.iter().map(|queue| queue.pending.len()).sum();
+            self.counters.send_drops.add(DropReason::LinkSend, pending as u64);
+        }
+        self.ring_blocked = false;
+        self.ways.change_interface(0, &self.status.counters);
+    }
+
+    fn supervise(&mut self, now: Now) {
+        match self.supervisor.update() {
+            Ok(Verdict::Same) => {}
+            Ok(Verdict::Pause | Verdict::Resume) => {
+                self.ways.change_interface(self.supervisor.interface(), &self.status.counters);
+            }
+            Ok(Verdict::New(lane)) => self.use_lane(Some(*lane)),
+            Ok(Verdict::Gone) => {
+                self.drop_lane();
+                let lane = self.supervisor.try_again();
+                if lane.is_some() {
+                    self.use_lane(lane);
+                }
+            }
+            Err(error) => tracing::warn!("netlink: {error}"),
+        }
+        self.ways.refresh(&mut self.supervisor.mirror, now.mono);
+    }
+
+    /// Sends `run` from byte `done` on, by the ring. `Err`: where it has to go on when there is room again.
+    fn by_ring(
+        lane: &mut TxLane,
+        way: &super::ways::RingWay,
+        run: &Sealed,
+        mut done: usize,
+        tos: u8,
+    ) -> Result<usize, usize> {
+        let bytes = run.frame.bytes();
+        let step = if run.segment == 0 { bytes.len().max(1) } else { usize::from(run.segment) };
+        let TxLane { queues, spare, .. } = lane;
+        let at = way.spread % queues.len().max(1);
+        let Some(queue) = queues.get_mut(at) else { return Err(done) };
+        let (headers, mut sent) = (way.template.len(), 0);
+        while done < bytes.len() {
+            let payload = &bytes[done..bytes.len().min(done + step)];
+            if spare.is_empty() {
+                flush(queue, spare);
+            }
+            let Some(mut frame) = spare.pop() else { return Err(done) };
+            frame.set_range(HEADROOM, headers + payload.len());
+            let (head, body) = frame.bytes_mut().split_at_mut(headers);
+            body.copy_from_slice(payload);
+            way.template.write(head, payload, tos);
+            queue.pending.push_back(frame);
+            done += payload.len();
+            sent += 1;
+        }
+        Ok(sent)
+    }
+
+    /// Hands everything pending to the kernel and takes back what it has sent. True if some of it has to wait.
+    fn flush(&mut self) -> bool {
+        let Some(lane) = &mut self.lane else { return false };
+        let mut waits = false;
+        for queue in &mut lane.queues {
+            if !queue.pending.is_empty() || queue.socket.outstanding() > 0 {
+                waits |= flush(queue, &mut lane.spare);
+            }
+        }
+        waits
+    }
+
+    /// Says when to look again at what the ring did not take.
+    fn wait_for_ring(&mut self, waits: bool) {
+        if self.ring_blocked == waits {
+            if waits {
+                self.alarm.set(COMPLETIONS);
+            }
+            return;
+        }
+        self.ring_blocked = waits;
+        let events = if waits { ROOM } else { NOTHING };
+        for queue in self.lane.iter().flat_map(|lane| &lane.queues) {
+            let _ = self.ready.modify(queue.socket.as_fd(), events);
+        }
+        if waits {
+            self.status.counters.ring_blocked.bump(1);
+            self.alarm.set(COMPLETIONS);
+        }
+    }
+
+    /// Sorts runs by their ways until none is left or one has to wait.
+    fn distribute(&mut self, runs: &mut impl Inbox<Sealed>, home: &mut impl Home) -> bool {
+        loop {
+            let Some((run, done)) = self.held.take().or_else(|| Some((runs.pop()?, 0))) else { return false };
+            let XdpTx { udp, to_udp, lane, ways, supervisor, status, dscp, .. } = self;
+            let way = lane.as_mut().and_then(|lane| {
+                let idle = || to_udp.is_empty() && udp.is_idle(&run.path);
+                let way = ways.ring(&run.path, &mut supervisor.mirror, &status.counters, idle)?;
+                // A datagram that the interface does not take is for the socket to refuse, so that its size is learned.
+                let longest = if run.segment == 0 { run.frame.bytes().len() } else { run.segment.into() };
+                (longest <= way.most).then_some((lane, way))
+            });
+            let Some((lane, way)) = way else {
+                if to_udp.room() == 0 {
+                    udp.send(to_udp, home);
+                }
+                // What is left of a run goes with the whole of it: the datagrams sent already are dropped there as
+                // replayed, which is better than losing the rest.
+                if let Err(run) = to_udp.push(run) {
+                    self.held = Some((run, done));
+                    return true;
+                }
+                continue;
+            };
+            let total = run.frame.bytes().len();
+            match Self::by_ring(lane, way, &run, done, outer_tos(*dscp, run.tos)) {
+                Ok(_) => {
+                    let datagrams = run.datagrams();
+                    self.counters.sent(datagrams, total);
+                    status.counters.ring_sent.bump(datagrams as u64);
+                    run.frame.home(home);
+                }
+                Err(done) => {
+                    self.held = Some((run, done));
+                    return true;
+                }
+            }
+        }
+    }
+}
+
+/// Hands one queue's pending frames to the kernel. True if some of them have to wait.
+fn flush(queue: &mut TxQueue, spare: &mut Vec<veil_xdp::UmemFrame>) -> bool {
+    queue.socket.complete(spare);
+    loop {
+        let sent = queue.socket.send(&mut queue.pending);
+        let kicked = queue.socket.kick();
+        let completed = queue.socket.complete(spare);
+        match kicked {
+            Ok(Kicked::Done) if queue.pending.is_empty() => return false,
+            Ok(Kicked::Later) => return true,
+            // Room was made: once more.
+            Ok(Kicked::Done) if sent + completed > 0 => {}
+            Ok(Kicked::Done) => return true,
+            Err(error) => {
+                // The interface went down, or is gone: netlink says so, too, and the supervisor acts.
+                tracing::debug!("AF_XDP transmit: {error}");
+                return false;
+            }
+        }
+    }
+}
+
+impl LinkTx for XdpTx {
+    fn send(&mut self, runs: &mut impl Inbox<Sealed>, home: &mut impl Home) -> SendResult {
+        let mut waits = self.distribute(runs, home);
+        waits |= self.flush();
+        if self.held.is_some() && self.lane.as_ref().is_some_and(|lane| !lane.spare.is_empty()) {
+            // Flushing has brought frames back.
+            waits = self.distribute(runs, home);
+            waits |= self.flush();
+        }
+        self.wait_for_ring(waits);
+        let udp = self.udp.send(&mut self.to_udp, home);
+        if waits || udp == SendResult::Blocked { SendResult::Blocked } else { SendResult::Drained }
+    }
+
+    fn send_datagram(&mut self, path: &Path, bytes: &[u8], tos: u8) -> io::Result<()> {
+        self.udp.send_datagram(path, bytes, tos)
+    }
+
+    fn blocked_on(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn holds_runs(&self) -> bool {
+        self.held.is_some() || !self.to_udp.is_empty() || self.udp.holds_runs() || self.ring_blocked
+    }
+
+    fn abandon(&mut self, home: &mut impl Home) {
+        self.flush();
+        if let Some((run, done)) = self.held.take() {
+            let rest = run.frame.bytes().len().saturating_sub(done);
+            let datagrams = crate::frame::datagram_count(rest, run.segment);
+            self.counters.send_drops.add(DropReason::LinkSend, datagrams as u64);
+            self.counters.sent(run.datagrams() - datagrams, done);
+            run.frame.home(home);
+        }
+        self.udp.send(&mut self.to_udp, home);
+        while let Some(run) = self.to_udp.pop() {
+            self.counters.send_drops.add(DropReason::LinkSend, run.datagrams() as u64);
+            run.frame.home(home);
+        }
+        self.udp.abandon(home);
+    }
+
+    fn service_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.ready.as_fd())
+    }
+
+    fn service(&mut self, now: Now) {
+        let mirror = std::os::fd::AsRawFd::as_raw_fd(&self.supervisor.mirror.as_fd());
+        let mut changed = false;
+        self.ready.look(|fd, _| changed |= fd == mirror);
+        if changed {
+            self.supervise(now);
+        }
+    }
+
+    fn counters(&self) -> &LinkCounters {
+        &self.counters
+    }
+}

@@ -1,0 +1,131 @@
+//! Which way each path goes: by the ring, with its headers ready, or by its socket.
+//!
+//! An answer holds until the mirror's version changes. A path's way is sticky, since alternating would reorder: to the
+//! ring only when the socket has nothing left of it to send, to the socket at once.
+
+use super::Settings;
+use super::status::XdpCounters;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
+use veil_proto::Path;
+use veil_xdp::next_hop::{Hop, NextHops};
+use veil_xdp::outer::OuterTemplate;
+
+/// Paths remembered; more begin anew.
+const MOST: usize = 65_536;
+
+/// How a path is reached by the ring.
+pub struct RingWay {
+    pub template: OuterTemplate,
+    /// Bytes of payload that one datagram may have.
+    pub most: usize,
+    /// Spreads paths over queues.
+    pub spread: usize,
+    hop: Hop,
+}
+
+struct Way {
+    version: u64,
+    ring: Option<RingWay>,
+    /// It goes by the ring now.
+    on_ring: bool,
+}
+
+/// All paths' ways.
+pub struct Ways {
+    ways: HashMap<Path, Way>,
+    interface: u32,
+    port: u16,
+    udp_checksum: bool,
+}
+
+impl Ways {
+    pub fn new(settings: &Settings) -> Self {
+        Ways { ways: HashMap::new(), interface: 0, port: settings.port, udp_checksum: settings.udp_checksum }
+    }
+
+    /// The ring is that of another interface; 0 for none.
+    pub fn change_interface(&mut self, interface: u32, counters: &XdpCounters) {
+        if interface == 0 {
+            let on_ring = self.ways.values().filter(|way| way.on_ring).count();
+            counters.moves_to_socket.fetch_add(on_ring as u64, Relaxed);
+        }
+        self.interface = interface;
+        self.ways.clear();
+    }
+
+    /// The way of `path` by the ring, if that is the way it goes. `socket_idle` says whether its socket has sent
+    /// everything.
+    #[inline]
+    pub fn ring(
+        &mut self,
+        path: &Path,
+        mirror: &mut NextHops,
+        counters: &XdpCounters,
+        socket_idle: impl FnOnce() -> bool,
+    ) -> Option<&RingWay> {
+        if self.interface == 0 {
+            return None;
+        }
+        if self.ways.len() >= MOST && !self.ways.contains_key(path) {
+            self.ways.clear();
+        }
+        let version = mirror.version();
+        let way = self.ways.entry(*path).or_insert(Way { version: 0, ring: None, on_ring: false });
+        if way.version != version {
+            way.version = version;
+            way.ring = resolve(path, mirror, self.interface, self.port, self.udp_checksum);
+            if way.ring.is_none() && way.on_ring {
+                way.on_ring = false;
+                counters.moves_to_socket.fetch_add(1, Relaxed);
+            }
+        }
+        let ring = way.ring.as_ref()?;
+        if !way.on_ring {
+            if !socket_idle() {
+                return None;
+            }
+            way.on_ring = true;
+            counters.moves_to_ring.fetch_add(1, Relaxed);
+        }
+        Some(ring)
+    }
+
+    /// Has the neighbours in use confirmed that the kernel has not heard of lately.
+    pub fn refresh(&self, mirror: &mut NextHops, now: u64) {
+        for ring in self.ways.values().filter(|way| way.on_ring).filter_map(|way| way.ring.as_ref()) {
+            mirror.refresh(&ring.hop, now);
+        }
+    }
+}
+
+#[cold]
+fn resolve(
+    path: &Path,
+    mirror: &mut NextHops,
+    interface: u32,
+    port: u16,
+    udp_checksum: bool,
+) -> Option<RingWay> {
+    let remote = path.remote();
+    let scope = match remote {
+        SocketAddr::V6(v6) => v6.scope_id(),
+        SocketAddr::V4(_) => 0,
+    };
+    let hop = match mirror.resolve(remote.ip(), scope, path.local()) {
+        Ok(hop) if hop.interface == interface => hop,
+        Ok(_) => return None,
+        Err(why) => {
+            tracing::debug!("{remote} goes by its socket: {why}");
+            return None;
+        }
+    };
+    let source = SocketAddr::new(hop.source, port);
+    let macs = (hop.source_mac, hop.neighbour_mac);
+    let template = OuterTemplate::new(macs, source, remote, udp_checksum)?;
+    // The Ethernet header does not count towards the MTU.
+    let most = (hop.mtu as usize + 14).checked_sub(template.len())?;
+    let spread = usize::from(remote.port()) ^ usize::from(path.remote_bytes()[15]);
+    Some(RingWay { template, most, spread, hop })
+}
