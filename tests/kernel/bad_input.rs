@@ -106,10 +106,10 @@ const CASES: &[Case] = &[
         says: &["10.8.0.2", "allowed"],
     },
     Case {
-        name: "AF_XDP, which is not built yet",
+        name: "AF_XDP without a NIC",
         spoil: |_| Ok(None),
         arguments: &["--link", "xdp"],
-        says: &["xdp", "not built", "udp"],
+        says: &["--link xdp", "--iface"],
     },
     Case {
         name: "the pipeline, which is not built yet",

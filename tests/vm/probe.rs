@@ -29,7 +29,7 @@ impl Rung {
     pub fn name(self) -> &'static str {
         match self {
             Rung::ZeroCopy => "zero-copy",
-            Rung::Copy => "native copy",
+            Rung::Copy => "copy",
         }
     }
 }

@@ -114,7 +114,11 @@ fn start(node: &Node, link: &str) -> Result<Daemon> {
 
 /// The daemon must stand on the best rung there is: the one its socket says it has (`XDP_OPTIONS`).
 fn check_rung(daemon: &Daemon, link: &str, best: Rung) -> Result<()> {
-    let expected = if link == "udp" { "udp" } else { best.name() };
+    let expected = match best {
+        _ if link == "udp" => "udp",
+        Rung::ZeroCopy => "zero-copy",
+        Rung::Copy => "native copy",
+    };
     let shown = show(daemon)?;
     let got = rung(&shown).with_context(|| format!("no rung in {shown:#}"))?;
     ensure!(got == expected, "it stands on {got}, not on {expected}; it said:\n{}", daemon.log());

@@ -108,13 +108,19 @@ impl Node {
         self.start_program(veil_binary()?, arguments)
     }
 
+    /// The first interface towards other hosts.
+    fn wire(&self) -> &'static str {
+        let has_eth0 = self.namespace.exec(["ip", "link", "show", "eth0"]).is_ok();
+        if has_eth0 { "eth0" } else { "eth1" }
+    }
+
     /// The same, by another build of `veil`. `VEIL_LINK` (xdp, xdp-generic) has every daemon carry its datagrams that way over
-    /// eth0, unless the arguments say otherwise.
+    /// its first wire, unless the arguments say otherwise.
     pub fn start_program(&self, veil: &Path, arguments: &[&str]) -> Result<Daemon> {
         let link: &[&str] = match std::env::var("VEIL_LINK").as_deref() {
             _ if arguments.contains(&"--link") => &[],
-            Ok("xdp") => &["--link", "xdp", "--iface", "eth0"],
-            Ok("xdp-generic") => &["--link", "xdp", "--iface", "eth0", "--xdp-mode", "generic"],
+            Ok("xdp") => &["--link", "xdp", "--iface", self.wire()],
+            Ok("xdp-generic") => &["--link", "xdp", "--iface", self.wire(), "--xdp-mode", "generic"],
             _ => &[],
         };
         let arguments = [arguments, link].concat();

@@ -45,7 +45,7 @@ impl Nics {
 }
 
 /// What the daemons in the guest are told unless the user says otherwise.
-pub const LINK: &str = "udp";
+pub const LINK: &str = "xdp";
 
 /// Boots a guest for each kind of NIC; its daemons are told `--link LINK`.
 pub fn vm(nics: Nics, link: &str, profile: Profile) -> Result<()> {
