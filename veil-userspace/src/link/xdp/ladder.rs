@@ -15,8 +15,16 @@ use veil_xdp::{
     receive_queues,
 };
 
-/// Frames for each queue and direction.
-const FRAMES: u32 = 2048;
+/// Frames to receive into and to send from, all queues together, and how many of them a queue has.
+const RECEIVE: (u32, [u32; 2]) = (16_384, [1024, 4096]);
+const SEND: (u32, [u32; 2]) = (8_192, [512, 2048]);
+
+/// A queue's share: as many packets as a socket's receive buffer would hold while the daemon does not run, but of many
+/// queues not so many each that the memory becomes large. A power of two, as ring sizes are.
+fn share((all, [least, most]): (u32, [u32; 2]), queues: u32) -> u32 {
+    let even = (all / queues.max(1)).clamp(least, most);
+    1 << even.ilog2()
+}
 
 /// Where the link stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -142,9 +150,19 @@ fn step(
     let mut program = Program::attach(interface, attach).map_err(|e| say(&e))?;
     let queues = receive_queues(interface).map_err(|e| format!("cannot count its queues: {e}"))?;
     let queues = queues.min(MAX_QUEUES as u32);
-    let umem_settings = UmemSettings { frames: 2 * FRAMES * queues, frame_size, ..UmemSettings::default() };
+    let (receive, send) = (share(RECEIVE, queues), share(SEND, queues));
+    let umem_settings = UmemSettings {
+        frames: (receive + send) * queues,
+        frame_size,
+        fill_ring: receive,
+        rx_ring: receive,
+        tx_ring: send,
+        completion_ring: send,
+        ..UmemSettings::default()
+    };
     let (umem, mut frames) = Umem::new(umem_settings).map_err(|e| say(&e))?;
-    let mut tx = TxLane { queues: Vec::new(), spare: frames.split_off(frames.len() / 2), _umem: umem };
+    let to_send = frames.split_off((receive * queues) as usize);
+    let mut tx = TxLane { queues: Vec::new(), spare: to_send, _umem: umem };
     let mut rx = RxLane { sockets: Vec::new(), spare: frames };
     let mut sockets = Vec::new();
     for queue in 0..queues {
@@ -158,7 +176,7 @@ fn step(
         tx.queues.push(TxQueue { socket: bound.tx, pending: VecDeque::with_capacity(64) });
     }
     for socket in &mut rx.sockets {
-        let mut share = rx.spare.split_off(rx.spare.len() - FRAMES as usize);
+        let mut share = rx.spare.split_off(rx.spare.len() - receive as usize);
         let filled = socket.fill(&mut share);
         rx.spare.append(&mut share);
         filled.map_err(|e| say(&e))?;
