@@ -2,6 +2,7 @@
 //! back with packets in them, and, on a simulated kernel that misbehaves, that no frame is lost or owned twice.
 
 mod conservation;
+mod facts;
 mod generations;
 mod hook;
 mod moves;

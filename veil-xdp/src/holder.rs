@@ -67,7 +67,8 @@ fn program_id(link: &LinkMessage) -> Option<u32> {
     })
 }
 
-fn program_name(id: u32) -> Option<String> {
+/// What the kernel calls the program, as far as the privileges allow to ask.
+pub(crate) fn program_name(id: u32) -> Option<String> {
     let program = aya::programs::loaded_programs().flatten().find(|program| program.id() == id)?;
     program.name_as_str().filter(|name| !name.is_empty()).map(str::to_owned)
 }

@@ -38,6 +38,8 @@ mod frame;
 mod holder;
 pub mod next_hop;
 pub mod outer;
+pub mod ladder;
+pub mod nic;
 mod program;
 pub mod rings;
 mod rx;
