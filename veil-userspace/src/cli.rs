@@ -7,12 +7,15 @@
 use crate::config::{Config, LinkMode, ThreadsChoice, XdpMode};
 use crate::control::show;
 use crate::daemon::{self, RunOptions};
+#[cfg(feature = "xdp")]
+use crate::doctor;
 use crate::host::SystemEntropy;
 use crate::keyfile;
 use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
@@ -73,6 +76,9 @@ enum Command {
     Show(Show),
     /// Check a configuration and its key files, without running anything
     Check(ConfigFile),
+    /// Say what an interface offers to AF_XDP, how VEIL would use it, and why not better
+    #[command(after_help = "Changes nothing on the interface. As root it says more.")]
+    Doctor(Doctor),
 }
 
 #[derive(Args)]
@@ -119,6 +125,19 @@ struct Show {
     control: Option<PathBuf>,
 }
 
+#[derive(Args)]
+struct Doctor {
+    /// The network card
+    #[arg(short, long, value_name = "IF")]
+    iface: String,
+    /// As if generic mode were asked for
+    #[arg(long)]
+    generic: bool,
+    /// Print JSON, for programs
+    #[arg(short, long)]
+    json: bool,
+}
+
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -141,6 +160,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Run(args) => run(args),
         Command::Show(args) => show(args),
         Command::Check(args) => check(args),
+        Command::Doctor(args) => doctor(args),
     }
 }
 
@@ -187,9 +207,7 @@ fn show(args: Show) -> Result<()> {
     };
     let snapshot = show::fetch(&path)?;
     if args.json {
-        let mut text = serde_json::to_string_pretty(&snapshot).context("cannot write JSON")?;
-        text.push('\n');
-        return print(&text);
+        return print_json(&snapshot);
     }
     print(&show::render(&snapshot, colours_wanted(&io::stdout())))
 }
@@ -210,6 +228,28 @@ fn check(args: ConfigFile) -> Result<()> {
         "{shown} is right: {} with {addresses}, listening on {}, {peers}\npublic key {key}\n",
         config.name, config.listen
     ))
+}
+
+#[cfg(feature = "xdp")]
+fn doctor(args: Doctor) -> Result<()> {
+    let report = doctor::examine(&args.iface, args.generic)?;
+    if args.json {
+        return print_json(&report);
+    }
+    print(&doctor::render(&report, colours_wanted(&io::stdout())))
+}
+
+#[cfg(not(feature = "xdp"))]
+fn doctor(_: Doctor) -> Result<()> {
+    bail!(
+        "this program was built without AF_XDP, so that its only link is UDP: build it with the feature `xdp`"
+    )
+}
+
+fn print_json(value: &impl Serialize) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(value).context("cannot write JSON")?;
+    text.push('\n');
+    print(&text)
 }
 
 /// Prints a secret; says so when it lands in a file that others can read.

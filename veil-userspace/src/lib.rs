@@ -8,6 +8,8 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod daemon;
+#[cfg(feature = "xdp")]
+pub mod doctor;
 pub mod event_loop;
 pub mod frame;
 pub mod histogram;
@@ -16,4 +18,5 @@ pub mod keyfile;
 pub mod link;
 pub mod netlink;
 pub mod prefetch;
+mod page;
 pub mod tun;

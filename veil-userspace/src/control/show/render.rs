@@ -6,22 +6,16 @@
 use super::{
     ADDED_INBOUND, ADDED_OUTBOUND, PACKETS_PER_DATAGRAM, PeerSnapshot, RUNS_RECEIVED, RUNS_SEALED, Snapshot,
 };
+use crate::page::{BOLD, DIM, GREEN, LABEL, Page, YELLOW, listed};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-const BOLD: &str = "1";
-const DIM: &str = "2";
-const GREEN: &str = "32";
-const YELLOW: &str = "33";
-
 /// A session is renewed well before it is this old while it is used.
 const FRESH_S: u64 = 180;
-/// Width of the labels: "last handshake" and two spaces.
-const LABEL: usize = 16;
 
 /// The snapshot as text, ending in a newline; with ANSI colours when `colour`.
 pub fn render(snapshot: &Snapshot, colour: bool) -> String {
-    let mut page = Page { text: String::new(), colour };
+    let mut page = Page::new(colour);
     page.title("interface", &snapshot.interface);
     page.line("public key", &snapshot.public_key);
     page.line("listening", &listed(&snapshot.listen));
@@ -41,16 +35,11 @@ pub fn render(snapshot: &Snapshot, colour: bool) -> String {
         page.text.push_str("\nno peers: add a [[peer]] to the configuration and restart\n");
     }
     for peer in &snapshot.peers {
-        page.text.push('\n');
+        page.gap();
         page.peer(peer);
     }
     page.counters(snapshot);
     page.text
-}
-
-struct Page {
-    text: String,
-    colour: bool,
 }
 
 impl Page {
@@ -132,20 +121,6 @@ impl Page {
             let _ = writeln!(self.text, "  {note}");
         }
     }
-
-    fn title(&mut self, kind: &str, name: &str) {
-        let name = self.paint(BOLD, &printable(name));
-        let _ = writeln!(self.text, "{kind} {name}");
-    }
-
-    fn line(&mut self, label: &str, value: &str) {
-        let label = self.paint(DIM, &format!("{label:LABEL$}"));
-        let _ = writeln!(self.text, "  {label}{value}");
-    }
-
-    fn paint(&self, code: &str, text: &str) -> String {
-        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
-    }
 }
 
 fn offloads(snapshot: &Snapshot) -> String {
@@ -167,18 +142,9 @@ fn frames(snapshot: &Snapshot) -> String {
     }
 }
 
-fn listed(items: &[String]) -> String {
-    if items.is_empty() { "none".to_owned() } else { items.join(", ") }
-}
-
 fn traffic(bytes: u64, packets: u64) -> String {
     let packets = if packets == 1 { "1 packet".to_owned() } else { format!("{} packets", grouped(packets)) };
     format!("{} in {packets}", size(bytes))
-}
-
-/// Control characters would let a name write over the screen.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 /// 1234567 as "1 234 567".
