@@ -17,6 +17,6 @@ pub mod host;
 pub mod keyfile;
 pub mod link;
 pub mod netlink;
-pub mod prefetch;
 mod page;
+pub mod prefetch;
 pub mod tun;

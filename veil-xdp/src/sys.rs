@@ -122,32 +122,3 @@ pub fn statistics(socket: BorrowedFd<'_>) -> io::Result<[u64; 6]> {
     };
     if result == 0 { Ok(words) } else { Err(io::Error::last_os_error()) }
 }
-
-/// `struct ethtool_channels` and the command that reads it (include/uapi/linux/ethtool.h).
-const ETHTOOL_GCHANNELS: u32 = 0x3c;
-const SIOCETHTOOL: libc::Ioctl = 0x8946;
-
-/// How many receive queues the interface called `name` uses, in the namespace of this thread (net/ethtool/ioctl.c,
-/// `ethtool_get_channels`). Drivers that do not say have one.
-pub fn receive_queues(name: &str) -> io::Result<u32> {
-    let socket =
-        std::net::UdpSocket::bind("127.0.0.1:0").or_else(|_| std::net::UdpSocket::bind("[::1]:0"))?;
-    // Command, then most RX, TX, other and combined, then RX, TX, other and combined in use.
-    let mut channels = [ETHTOOL_GCHANNELS, 0, 0, 0, 0, 0, 0, 0, 0];
-    // SAFETY: all zero is a valid `ifreq`: a name and a union of plain numbers and pointers.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    let room = request.ifr_name.len() - 1;
-    for (to, &from) in request.ifr_name[..room].iter_mut().zip(name.as_bytes()) {
-        *to = from as libc::c_char;
-    }
-    request.ifr_ifru.ifru_data = (&raw mut channels).cast();
-    // SAFETY: the request names the interface and points to as many words as the command writes; both outlive the call.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
-    match result {
-        0 => Ok((channels[5] + channels[8]).max(1)),
-        _ => match io::Error::last_os_error() {
-            error if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(1),
-            error => Err(error),
-        },
-    }
-}

@@ -9,10 +9,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use veil_ebpf::SteeringConfig;
 use veil_ebpf::maps::MAX_QUEUES;
+use veil_xdp::ladder::{Asked, Rung, rungs};
 use veil_xdp::next_hop::Link;
+use veil_xdp::nic::Facts;
 use veil_xdp::{
     AttachMode, BindMode, FrameSize, Program, SocketCounters, Umem, UmemFrame, UmemSettings, XskRx, XskTx,
-    receive_queues,
 };
 
 /// Frames to receive into and to send from, all queues together, and how many of them a queue has.
@@ -24,31 +25,6 @@ const SEND: (u32, [u32; 2]) = (8_192, [512, 2048]);
 fn share((all, [least, most]): (u32, [u32; 2]), queues: u32) -> u32 {
     let even = (all / queues.max(1)).clamp(least, most);
     1 << even.ilog2()
-}
-
-/// Where the link stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Rung {
-    /// UDP sockets only.
-    Udp,
-    /// AF_XDP behind the kernel's packet buffers.
-    Generic,
-    /// AF_XDP in the driver, packets copied by the kernel.
-    Native,
-    /// AF_XDP in the driver, packets written by the NIC.
-    ZeroCopy,
-}
-
-impl Rung {
-    /// The name in logs and in `veil show`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Rung::Udp => "udp",
-            Rung::Generic => "generic copy",
-            Rung::Native => "native copy",
-            Rung::ZeroCopy => "zero-copy",
-        }
-    }
 }
 
 /// The receiving side of all queues.
@@ -106,32 +82,51 @@ pub fn climb(settings: &Settings, link: &Link, addresses: &[IpAddr]) -> Result<R
     if !link.running {
         return Err("the interface is down".into());
     }
-    if !link.ethernet {
-        return Err("its frames have no Ethernet header".into());
-    }
     let size = FrameSize::for_mtu(link.mtu as usize);
     let size = size.ok_or_else(|| format!("its MTU of {} is more than a frame holds", link.mtu))?;
+    let facts = Facts::gather(&settings.interface).map_err(|e| e.to_string())?;
+    let generic = settings.mode == XdpMode::Generic;
+    let queues = facts.nic.queues.rx.clamp(1, MAX_QUEUES as u32);
+    let umem = umem_settings(queues, size);
+    let bytes = u64::from(umem.frames) * size.bytes() as u64;
+    let asked = Asked { xdp: true, generic, umem: bytes, own_program: None };
     let mut why = Vec::new();
-    let rungs: &[_] = match settings.mode {
-        XdpMode::Native => &[
-            (AttachMode::Native, BindMode::ZeroCopy, Rung::ZeroCopy),
-            (AttachMode::Native, BindMode::Copy, Rung::Native),
-        ],
-        XdpMode::Generic => &[(AttachMode::Generic, BindMode::Copy, Rung::Generic)],
-    };
-    for &(attach, bind, rung) in rungs {
-        match step(settings, link, addresses, size, attach, bind) {
+    for (rung, verdict) in rungs(&facts, asked) {
+        let (attach, bind) = match rung {
+            Rung::ZeroCopy if !generic => (AttachMode::Native, BindMode::ZeroCopy),
+            Rung::NativeCopy if !generic => (AttachMode::Native, BindMode::Copy),
+            Rung::GenericCopy if generic => (AttachMode::Generic, BindMode::Copy),
+            _ => continue,
+        };
+        // What is forbidden by what is known need not be tried; what is allowed may still be refused.
+        let tried = verdict
+            .map_err(|why| why.to_string())
+            .and_then(|()| step(settings, link, addresses, umem, queues, attach, bind));
+        match tried {
             Ok((rx, tx, program, sockets)) => {
-                let queues = sockets.len();
                 let plural = if queues == 1 { "" } else { "s" };
                 let not = why.iter().map(|why| format!("; {why}")).collect::<String>();
                 let reason = format!("AF_XDP on {queues} queue{plural} of {}{not}", settings.interface);
                 return Ok(Reached { rung, reason, rx, tx, program, sockets });
             }
-            Err(error) => why.push(format!("no {}: {error}", rung.name())),
+            Err(error) => why.push(format!("no {rung}: {error}")),
         }
     }
     Err(why.join("; "))
+}
+
+/// Frames and rings for so many queues.
+fn umem_settings(queues: u32, frame_size: FrameSize) -> UmemSettings {
+    let (receive, send) = (share(RECEIVE, queues), share(SEND, queues));
+    UmemSettings {
+        frames: (receive + send) * queues,
+        frame_size,
+        fill_ring: receive,
+        rx_ring: receive,
+        tx_ring: send,
+        completion_ring: send,
+        ..UmemSettings::default()
+    }
 }
 
 type Parts = (RxLane, TxLane, Program, Vec<(OwnedFd, Arc<SocketCounters>)>);
@@ -141,26 +136,16 @@ fn step(
     settings: &Settings,
     link: &Link,
     addresses: &[IpAddr],
-    frame_size: FrameSize,
+    umem: UmemSettings,
+    queues: u32,
     attach: AttachMode,
     bind: BindMode,
 ) -> Result<Parts, String> {
     let say = |error: &dyn std::fmt::Display| error.to_string();
     let interface = &settings.interface;
     let mut program = Program::attach(interface, attach).map_err(|e| say(&e))?;
-    let queues = receive_queues(interface).map_err(|e| format!("cannot count its queues: {e}"))?;
-    let queues = queues.min(MAX_QUEUES as u32);
-    let (receive, send) = (share(RECEIVE, queues), share(SEND, queues));
-    let umem_settings = UmemSettings {
-        frames: (receive + send) * queues,
-        frame_size,
-        fill_ring: receive,
-        rx_ring: receive,
-        tx_ring: send,
-        completion_ring: send,
-        ..UmemSettings::default()
-    };
-    let (umem, mut frames) = Umem::new(umem_settings).map_err(|e| say(&e))?;
+    let receive = umem.rx_ring;
+    let (umem, mut frames) = Umem::new(umem).map_err(|e| say(&e))?;
     let to_send = frames.split_off((receive * queues) as usize);
     let mut tx = TxLane { queues: Vec::new(), spare: to_send, _umem: umem };
     let mut rx = RxLane { sockets: Vec::new(), spare: frames };

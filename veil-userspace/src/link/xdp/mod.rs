@@ -18,7 +18,6 @@ mod supervisor;
 mod tx;
 mod ways;
 
-pub use ladder::Rung;
 pub use rx::XdpRx;
 pub use status::XdpStatus;
 pub use tx::XdpTx;

@@ -1,12 +1,12 @@
 //! Which rung the link stands on and why, and what AF_XDP counts: written by the supervisor and the two ends, read by
 //! `veil show`.
 
-use super::ladder::Rung;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use veil_ebpf::Verdict;
+use veil_xdp::ladder::Rung;
 use veil_xdp::{Program, SocketCounters, statistics};
 
 /// What is counted beside the link's own counters.

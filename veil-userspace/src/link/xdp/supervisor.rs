@@ -5,13 +5,14 @@
 //! the interface next changes. Each transition is logged with its reason and counted.
 
 use super::Settings;
-use super::ladder::{Reached, Rung, RxLane, TxLane, climb};
+use super::ladder::{Reached, RxLane, TxLane, climb};
 use super::ready::Waker;
 use super::status::XdpStatus;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use veil_ebpf::SteeringConfig;
+use veil_xdp::ladder::Rung;
 use veil_xdp::next_hop::{Changes, Link, NextHops};
 
 /// What has become of the sending lane.
