@@ -5,6 +5,13 @@
 //! them. So far there is one mode: [`single`].
 
 pub mod added;
+pub mod asleep;
 pub mod poll;
 pub mod process;
 pub mod single;
+pub mod waker;
+
+/// What [`asleep`] is made of.
+mod sync {
+    pub use std::sync::atomic::{AtomicBool, Ordering, fence};
+}
