@@ -92,9 +92,9 @@ struct Run {
     /// What carries the datagrams [default: mode in the configuration]
     #[arg(short, long, value_enum, value_name = "LINK")]
     link: Option<LinkMode>,
-    /// How the work is spread over threads
-    #[arg(short, long, value_enum, value_name = "MODE", default_value = "auto")]
-    threads: ThreadsChoice,
+    /// How the work is spread over threads [default: mode in the configuration]
+    #[arg(short, long, value_enum, value_name = "MODE")]
+    threads: Option<ThreadsChoice>,
     /// Where `veil show` asks [default: /run/veil/NAME.sock]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
@@ -165,14 +165,14 @@ fn genpsk() -> Result<()> {
 
 fn run(args: Run) -> Result<()> {
     // Before the configuration is read: what the command line asks for must be possible in any case.
-    args.threads.check_built_in("--threads pipeline")?;
     if let Some(link) = args.link {
         link.check_built_in("--link xdp")?;
     }
     let config = Config::load(&args.file.config)?;
     let link = args.link.unwrap_or(config.link.mode);
     link.check_built_in(&format!("{}: [link] mode = \"xdp\"", args.file.config.display()))?;
-    let Run { iface, threads, control, state, .. } = args;
+    let threads = args.threads.unwrap_or(config.threads.mode);
+    let Run { iface, control, state, .. } = args;
     let options = RunOptions { iface, link, threads, control, state };
     daemon::run(config, options)
 }
@@ -288,17 +288,15 @@ mod tests {
             panic!("not parsed")
         };
         assert_eq!((run.file.config, run.iface.as_deref()), ("a.toml".into(), Some("eth0")));
-        assert_eq!((run.link, run.threads), (Some(LinkMode::Udp), ThreadsChoice::Single));
+        assert_eq!((run.link, run.threads), (Some(LinkMode::Udp), Some(ThreadsChoice::Single)));
     }
 
     #[test]
     fn what_is_not_built_in_is_refused_before_anything_is_read() {
-        for (option, value) in [("--link", "xdp"), ("--threads", "pipeline")] {
-            let cli = Cli::try_parse_from(["veil", "run", "--config", "/nonexistent", option, value]);
-            let error = dispatch(cli.unwrap_or_else(|e| panic!("{e}")).command).unwrap_err();
-            assert!(one_line(&error).starts_with(&format!("{option} {value}: the ")), "{error}");
-            assert!(one_line(&error).contains("is not built in yet: use `"), "{error}");
-        }
+        let cli = Cli::try_parse_from(["veil", "run", "--config", "/nonexistent", "--link", "xdp"]);
+        let error = dispatch(cli.unwrap_or_else(|e| panic!("{e}")).command).unwrap_err();
+        assert!(one_line(&error).starts_with("--link xdp: the "), "{error}");
+        assert!(one_line(&error).contains("is not built in yet: use `"), "{error}");
     }
 
     #[test]

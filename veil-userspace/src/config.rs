@@ -44,6 +44,8 @@ pub struct Config {
     pub network_secret: NetworkSecret,
     /// How the outer side sends and receives.
     pub link: LinkConfig,
+    /// How the work is spread over threads.
+    pub threads: ThreadsConfig,
     /// Sessions are renewed after this time instead of 120 s; never longer than that.
     pub rekey_after: Option<Duration>,
     /// Receiver indices are changed after about this time instead of 30 s; never longer than that.
@@ -63,6 +65,16 @@ pub struct LinkConfig {
     /// Whether the UDP sockets may send several datagrams as one (`UDP_SEGMENT`) and receive them so (`UDP_GRO`).
     pub gso: bool,
     pub gro: bool,
+}
+
+/// The threads.
+pub struct ThreadsConfig {
+    /// Which threads step the stages.
+    pub mode: ThreadsChoice,
+    /// The cores of the stages that receive, process and transmit; empty: wherever the system likes; absent: chosen here.
+    pub cores: Option<Vec<usize>>,
+    /// Stages on threads of their own never sleep.
+    pub busy_poll: bool,
 }
 
 /// One peer.
@@ -117,16 +129,6 @@ pub enum ThreadsChoice {
     Single,
     /// Threads for receive, process and transmit: highest throughput
     Pipeline,
-}
-
-impl ThreadsChoice {
-    /// Refuses what this build cannot do; `wish` says where it was asked for ("--threads pipeline").
-    pub fn check_built_in(self, wish: &str) -> Result<()> {
-        if self == ThreadsChoice::Pipeline {
-            bail!("{wish}: the pipeline threading mode is not built in yet: use `single` or `auto`");
-        }
-        Ok(())
-    }
 }
 
 impl Config {

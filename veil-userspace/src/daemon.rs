@@ -19,9 +19,11 @@ use crate::control::lease::Leases;
 use crate::control::socket::{ControlSocket, default_path};
 use crate::control::state::{self, StateFile};
 use crate::control::status::{Facts, Gauges};
+use crate::event_loop::pipeline::{self, Joints, ThreadedEventLoop};
 use crate::event_loop::poll::Signals;
 use crate::event_loop::process::Process;
-use crate::event_loop::single::{EventLoop, Parts};
+use crate::event_loop::single::EventLoop;
+use crate::event_loop::{Parts, ThreadingMode, cores};
 use crate::host::{SystemEntropy, now};
 use crate::link::udp::UdpLink;
 use crate::netlink::Netlink;
@@ -56,7 +58,9 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
 /// As [`run`].
 pub fn run_with(config: Config, options: RunOptions, mut entropy: Box<dyn Entropy>) -> Result<()> {
     options.link.check_built_in("--link xdp")?;
-    options.threads.check_built_in("--threads pipeline")?;
+    let usable = cores::usable();
+    let (mode, reason) = ThreadingMode::choose(options.threads, usable.len());
+    let stage_cores = cores::of_stages(config.threads.cores.as_deref(), &usable)?;
     let resolved = resolve_endpoints(&config.peers)?;
     // Only now: a resolver that hangs can be interrupted, and from here on there is something to undo.
     let signals = Signals::new().context("cannot take over SIGINT and SIGTERM")?;
@@ -78,8 +82,7 @@ pub fn run_with(config: Config, options: RunOptions, mut entropy: Box<dyn Entrop
     configure_host(&config)?;
 
     let started = now();
-    let reason = threads_reason(options.threads);
-    let facts = Facts::new(&config, vec![config.listen.to_string()], reason.clone(), started);
+    let facts = Facts::new(&config, vec![config.listen.to_string()], (mode, reason.clone()), started);
     let (name, listen, endpoints) = (config.name.clone(), config.listen, endpoints(&config));
     let keys: Vec<_> = config.peers.iter().map(|peer| peer.public_key).collect();
     let state_path = options.state.unwrap_or_else(|| state::default_path(&name));
@@ -124,10 +127,30 @@ pub fn run_with(config: Config, options: RunOptions, mut entropy: Box<dyn Entrop
         facts,
         gauges,
     };
-    let mut event_loop = EventLoop::new(parts, entropy)?;
-    tracing::info!("{name}: ready on {listen}; link udp; threads single ({reason})");
-    event_loop.run(&signals)?;
-    match event_loop.incomplete_set() {
+    let ready = format!("{name}: ready on {listen}; link udp; threads {} ({reason})", mode.name());
+    let incomplete = match mode {
+        ThreadingMode::SingleThreaded => {
+            let mut event_loop = EventLoop::new(parts, entropy)?;
+            cores::pin(config.threads.cores.as_ref().and(stage_cores).map(|[first, ..]| first));
+            tracing::info!("{ready}");
+            event_loop.run(&signals)?;
+            event_loop.incomplete_set()
+        }
+        ThreadingMode::Pipeline => {
+            let (path_errors, mut sender) = (parts.link_rx.path_errors(), parts.link_tx.datagram_sender());
+            let joints = Joints {
+                path_errors: Box::new(path_errors),
+                send_datagram: Box::new(move |path, bytes| sender.send(path, bytes, 0)),
+            };
+            let (busy_poll, spin) = (config.threads.busy_poll, usable.len() >= cores::ENOUGH);
+            let settings = pipeline::Settings { cores: stage_cores, busy_poll, spin };
+            let mut event_loop = ThreadedEventLoop::new(parts, joints, settings, entropy)?;
+            tracing::info!("{ready}");
+            event_loop.run(&signals)?;
+            event_loop.incomplete_set()
+        }
+    };
+    match incomplete {
         None => tracing::info!("{name}: stopped"),
         Some(set) => tracing::error!("{name}: stopped with frames missing from the set {set}"),
     }
@@ -144,13 +167,6 @@ fn restore(state: &StateFile, peers: usize, handshakes: &mut Handshakes, session
         if let Some(endpoint) = known.endpoint {
             sessions.restore(peer, Path::to(endpoint));
         }
-    }
-}
-
-fn threads_reason(choice: ThreadsChoice) -> String {
-    match choice {
-        ThreadsChoice::Single => "as asked".into(),
-        _ => "the only mode built in yet".into(),
     }
 }
 

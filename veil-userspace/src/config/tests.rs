@@ -376,10 +376,5 @@ fn a_missing_configuration_is_named() {
 fn what_is_not_built_in_yet_says_so() {
     let error = LinkMode::Xdp.check_built_in("--link xdp").unwrap_err().to_string();
     assert_eq!(error, "--link xdp: the AF_XDP link is not built in yet: use `udp` or `auto`");
-    let error = ThreadsChoice::Pipeline.check_built_in("--threads pipeline").unwrap_err().to_string();
-    assert_eq!(
-        error,
-        "--threads pipeline: the pipeline threading mode is not built in yet: use `single` or `auto`"
-    );
-    assert!(LinkMode::Auto.check_built_in("").is_ok() && ThreadsChoice::Single.check_built_in("").is_ok());
+    assert!(LinkMode::Auto.check_built_in("").is_ok());
 }
