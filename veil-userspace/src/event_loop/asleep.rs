@@ -5,7 +5,8 @@
 //! who is awake. The test target `models` of `tests/` checks this file with loom, whose atomics it puts in the place of
 //! `super::sync`.
 
-use super::sync::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst, fence};
+use super::sync::Ordering::{AcqRel, Relaxed, SeqCst};
+use super::sync::{AtomicBool, fence};
 
 /// Whether a stage sleeps and wants to be woken for one kind of thing.
 pub struct Asleep(AtomicBool);
@@ -21,7 +22,9 @@ impl Asleep {
     /// The sleeper's: from here on it is woken. It must look at everything once more before it sleeps.
     #[inline]
     pub fn lie_down(&self) {
-        self.0.store(true, Relaxed);
+        // A swap, and one that has seen all swaps before it: a store's place among them is plain to C++'s model, but not to
+        // loom's, which would let a waker read what this has overwritten. It costs what the fence costs anyway.
+        self.0.swap(true, AcqRel);
         fence(SeqCst);
     }
 
@@ -35,6 +38,6 @@ impl Asleep {
     #[inline]
     pub fn must_be_woken(&self) -> bool {
         fence(SeqCst);
-        self.0.load(Relaxed) && self.0.swap(false, Relaxed)
+        self.0.load(Relaxed) && self.0.swap(false, AcqRel)
     }
 }

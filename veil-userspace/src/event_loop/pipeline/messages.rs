@@ -96,7 +96,7 @@ impl ControlOutbox {
 /// Handshake datagrams.
 impl Outbox<ToHandshakes> for ControlOutbox {
     fn room(&self) -> usize {
-        DATAGRAMS.saturating_sub(self.inbox.len())
+        DATAGRAMS.saturating_sub(self.inbox.len() + self.held.len())
     }
 
     fn push(&mut self, datagram: ToHandshakes) -> Result<(), ToHandshakes> {
