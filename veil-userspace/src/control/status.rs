@@ -132,6 +132,7 @@ fn drops(gauges: &Gauges, opened: &SessionCounters, stage: &ProcessCounters) -> 
     let sources = [
         &gauges.link.receive_drops,
         &gauges.link.send_drops,
+        &gauges.link.datagram_drops,
         &gauges.tun.read_drops,
         &gauges.tun.write_drops,
         &gauges.handshake_drops,
@@ -277,7 +278,9 @@ fn conservation(
         (
             "datagrams-sealed",
             of(&[&opened.sealed, &gauges.handshakes_out]),
-            of(&[&link.datagrams_sent, &stage.dropped_datagrams]) + link.send_drops.total(),
+            of(&[&link.datagrams_sent, &stage.dropped_datagrams])
+                + link.send_drops.total()
+                + link.datagram_drops.total(),
         ),
     ];
     sums.into_iter().map(|(name, left, right)| (name.into(), Balance { left, right })).collect()

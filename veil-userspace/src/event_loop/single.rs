@@ -11,12 +11,12 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use veil_proto::thread_checker::ThreadChecker;
 use veil_proto::tunnel::{ToHandshakes, ToSessions};
-use veil_proto::{Entropy, Now, PeerId};
+use veil_proto::{DropReason, Entropy, Now, PeerId};
 
 use super::added::{AddedTime, Underway};
 use super::control::{CLIENT, Control, LISTENER, RESOLVER, SIGNAL, TIMER};
 pub use super::parts::Parts;
-use super::poll::{Interest, Poll, Signals, Timer};
+use super::poll::{Interest, Poll, Timer};
 use super::process::Process;
 use crate::control::show::{FrameSet, Snapshot};
 use crate::control::status::snapshot;
@@ -113,14 +113,14 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
         self.control.watch(&self.poll)
     }
 
-    /// Runs until a signal says stop. Binds the loop to this thread.
+    /// Runs until `stop` can be read. Binds the loop to this thread.
     ///
     /// # Errors
     /// When the TUN or the link is gone, or the kernel refuses to wait.
-    pub fn run(&mut self, signals: &Signals) -> Result<()> {
+    pub fn run(&mut self, stop: &impl AsFd) -> Result<()> {
         self.checker.rebind_to_current();
         self.poll
-            .add(signals.as_fd().as_raw_fd(), SIGNAL, Interest::READ)
+            .add(stop.as_fd().as_raw_fd(), SIGNAL, Interest::READ)
             .context("cannot watch for signals")?;
         while !self.stopping {
             let busy = self.turns()?;
@@ -130,11 +130,24 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
         if let Err(error) = self.say_goodbye() {
             tracing::warn!("saying goodbye to peers: {error:#}");
         }
-        self.link_tx.abandon(self.process.transmit_set());
+        self.abandon();
         for peer in self.control.peers() {
             self.store_endpoint(peer);
         }
         Ok(())
+    }
+
+    /// Drops what the link has not taken and what was not sealed for want of room, counted: every frame goes home.
+    fn abandon(&mut self) {
+        self.link_tx.abandon(self.process.transmit_set());
+        while let Some(run) = self.to_link.pop() {
+            self.link_tx.counters().send_drops.add(DropReason::LinkSend, run.datagrams() as u64);
+            run.frame.home(self.process.transmit_set());
+        }
+        while let Some(inner) = self.from_tun.pop() {
+            self.tun_rx.counters().read_drops.count(DropReason::NoFrame);
+            inner.frame.home(&mut self.read);
+        }
     }
 
     /// Tells every peer once that its session ends, as far as the link takes it without waiting.
@@ -262,12 +275,21 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
         }
         let tun_interest = if blocked_on.is_some() { Interest::NONE } else { Interest::READ };
         let tun = self.tun_rx.fd().as_raw_fd();
+        let received_from = self.link_rx.fds().map(|fd| fd.map(|fd| fd.as_raw_fd()));
+        let is_shared = |fd| received_from.contains(&Some(fd));
         let watch = || -> std::io::Result<()> {
-            if let Some(fd) = self.blocked {
-                self.poll.modify(fd, LINK, Interest::READ)?;
+            // Mostly the one that is received from as well.
+            match self.blocked {
+                Some(fd) if is_shared(fd) => self.poll.modify(fd, LINK, Interest::READ)?,
+                Some(fd) => self.poll.remove(fd)?,
+                None => {}
             }
-            if let Some(fd) = blocked_on {
-                self.poll.modify(fd, LINK, Interest { read: true, write: true })?;
+            match blocked_on {
+                Some(fd) if is_shared(fd) => {
+                    self.poll.modify(fd, LINK, Interest { read: true, write: true })?;
+                }
+                Some(fd) => self.poll.add(fd, LINK, Interest { read: false, write: true })?,
+                None => {}
             }
             self.poll.modify(tun, TUN, tun_interest)
         };
