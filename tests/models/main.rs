@@ -27,9 +27,9 @@ mod sync {
 
 use asleep::Asleep;
 use loom::cell::UnsafeCell;
-use loom::sync::atomic::Ordering::{Acquire, Release};
-use loom::sync::atomic::AtomicBool;
 use loom::sync::Arc;
+use loom::sync::atomic::AtomicBool;
+use loom::sync::atomic::Ordering::{Acquire, Release};
 use loom::thread;
 
 /// An eventfd: what is rung stays rung until it is heard.
