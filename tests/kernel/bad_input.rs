@@ -112,10 +112,10 @@ const CASES: &[Case] = &[
         says: &["--link xdp", "--iface"],
     },
     Case {
-        name: "the pipeline, which is not built yet",
-        spoil: |_| Ok(None),
+        name: "a core that does not exist",
+        spoil: |node| replace(node, "[[peer]]", "[threads]\ncores = [0, 0, 1023]\n\n[[peer]]"),
         arguments: &["--threads", "pipeline"],
-        says: &["pipeline", "not built", "single"],
+        says: &["cores", "no core 1023", "choose of 0"],
     },
 ];
 

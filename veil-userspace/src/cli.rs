@@ -99,11 +99,11 @@ struct Run {
     #[arg(short, long, value_enum, value_name = "LINK")]
     link: Option<LinkMode>,
     /// Where AF_XDP's program runs [default: the configuration's, else native]
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, value_name = "MODE")]
     xdp_mode: Option<XdpMode>,
-    /// How the work is spread over threads
-    #[arg(short, long, value_enum, value_name = "MODE", default_value = "auto")]
-    threads: ThreadsChoice,
+    /// How the work is spread over threads [default: mode in the configuration]
+    #[arg(short, long, value_enum, value_name = "MODE")]
+    threads: Option<ThreadsChoice>,
     /// Where `veil show` asks [default: /run/veil/NAME.sock]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
@@ -188,14 +188,14 @@ fn genpsk() -> Result<()> {
 
 fn run(args: Run) -> Result<()> {
     // Before the configuration is read: what the command line asks for must be possible in any case.
-    args.threads.check_built_in("--threads pipeline")?;
     if let Some(link) = args.link {
         link.check_built_in("--link xdp")?;
     }
     let config = Config::load(&args.file.config)?;
     let link = args.link.unwrap_or(config.link.mode);
     link.check_built_in(&format!("{}: [link] mode = \"xdp\"", args.file.config.display()))?;
-    let Run { iface, threads, xdp_mode, control, state, .. } = args;
+    let threads = args.threads.unwrap_or(config.threads.mode);
+    let Run { iface, xdp_mode, control, state, .. } = args;
     let options = RunOptions { iface, link, xdp_mode, threads, control, state };
     daemon::run(config, options)
 }
@@ -331,22 +331,16 @@ mod tests {
             panic!("not parsed")
         };
         assert_eq!((run.file.config, run.iface.as_deref()), ("a.toml".into(), Some("eth0")));
-        assert_eq!((run.link, run.threads), (Some(LinkMode::Udp), ThreadsChoice::Single));
+        assert_eq!((run.link, run.threads), (Some(LinkMode::Udp), Some(ThreadsChoice::Single)));
     }
 
     #[test]
     fn what_is_not_built_in_is_refused_before_anything_is_read() {
-        let error = |option, value| {
-            let cli = Cli::try_parse_from(["veil", "run", "--config", "/nonexistent", option, value]);
-            one_line(&dispatch(cli.unwrap_or_else(|e| panic!("{e}")).command).unwrap_err())
-        };
-        let pipeline = error("--threads", "pipeline");
-        assert!(pipeline.starts_with("--threads pipeline: the "), "{pipeline}");
-        assert!(pipeline.contains("is not built in yet: use `"), "{pipeline}");
-        let xdp = error("--link", "xdp");
-        let refused =
-            xdp.starts_with("--link xdp: this program was built without AF_XDP: use `udp` or `auto`");
-        assert_eq!(refused, cfg!(not(feature = "xdp")), "{xdp}");
+        let cli = Cli::try_parse_from(["veil", "run", "--config", "/nonexistent", "--link", "xdp"]);
+        let error = dispatch(cli.unwrap_or_else(|e| panic!("{e}")).command).unwrap_err();
+        let refused = one_line(&error)
+            .starts_with("--link xdp: this program was built without AF_XDP: use `udp` or `auto`");
+        assert_eq!(refused, cfg!(not(feature = "xdp")), "{error}");
     }
 
     #[test]

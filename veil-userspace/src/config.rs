@@ -44,6 +44,8 @@ pub struct Config {
     pub network_secret: NetworkSecret,
     /// How the outer side sends and receives.
     pub link: LinkConfig,
+    /// How the work is spread over threads.
+    pub threads: ThreadsConfig,
     /// Sessions are renewed after this time instead of 120 s; never longer than that.
     pub rekey_after: Option<Duration>,
     /// Receiver indices are changed after about this time instead of 30 s; never longer than that.
@@ -67,6 +69,16 @@ pub struct LinkConfig {
     pub xdp_mode: XdpMode,
     /// Whether AF_XDP's datagrams over IPv4 have a UDP checksum; over IPv6 they always do.
     pub udp_checksum: bool,
+}
+
+/// The threads.
+pub struct ThreadsConfig {
+    /// Which threads step the stages.
+    pub mode: ThreadsChoice,
+    /// The cores of the stages that receive, process and transmit; empty: wherever the system likes; absent: chosen here.
+    pub cores: Option<Vec<usize>>,
+    /// Stages on threads of their own never sleep.
+    pub busy_poll: bool,
 }
 
 /// One peer.
@@ -133,16 +145,6 @@ pub enum ThreadsChoice {
     Single,
     /// Threads for receive, process and transmit: highest throughput
     Pipeline,
-}
-
-impl ThreadsChoice {
-    /// Refuses what this build cannot do; `wish` says where it was asked for ("--threads pipeline").
-    pub fn check_built_in(self, wish: &str) -> Result<()> {
-        if self == ThreadsChoice::Pipeline {
-            bail!("{wish}: the pipeline threading mode is not built in yet: use `single` or `auto`");
-        }
-        Ok(())
-    }
 }
 
 impl Config {

@@ -19,11 +19,13 @@ use crate::control::lease::Leases;
 use crate::control::socket::{ControlSocket, default_path};
 use crate::control::state::{self, StateFile};
 use crate::control::status::{Facts, Gauges};
+use crate::event_loop::pipeline::{self, Joints, PathErrors, ThreadedEventLoop};
 use crate::event_loop::poll::Signals;
 use crate::event_loop::process::Process;
-use crate::event_loop::single::{EventLoop, Parts};
+use crate::event_loop::single::EventLoop;
+use crate::event_loop::{Parts, ThreadingMode, cores};
 use crate::host::{SystemEntropy, now};
-use crate::link::udp::UdpLink;
+use crate::link::udp::{DatagramSender, UdpLink, UdpRx, UdpTx};
 #[cfg(feature = "xdp")]
 use crate::link::xdp;
 use crate::link::{LinkCounters, LinkRx, LinkTx};
@@ -61,7 +63,12 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
 /// As [`run`].
 pub fn run_with(config: Config, options: RunOptions, entropy: Box<dyn Entropy>) -> Result<()> {
     options.link.check_built_in("--link xdp")?;
-    options.threads.check_built_in("--threads pipeline")?;
+    let usable = cores::usable();
+    let threads = Threads {
+        mode: ThreadingMode::choose(options.threads, usable.len()),
+        cores: cores::of_stages(config.threads.cores.as_deref(), &usable)?,
+        spin: usable.len() >= cores::ENOUGH,
+    };
     let resolved = resolve_endpoints(&config.peers)?;
     // Only now: a resolver that hangs can be interrupted, and from here on there is something to undo.
     let signals = Signals::new().context("cannot take over SIGINT and SIGTERM")?;
@@ -74,10 +81,13 @@ pub fn run_with(config: Config, options: RunOptions, entropy: Box<dyn Entropy>) 
     if !config.link.gro {
         udp_rx.set_gro(false);
     }
-    let run = Run { config, threads: options.threads, state: options.state, resolved, signals, control };
-    let counters = udp_rx.shared_counters();
+    let run = Run { config, threads, state: options.state, resolved, signals, control };
+    let mut aside = Aside::of(&udp_rx, &udp_tx);
     match choose_link(&run.config, options.link, options.iface)? {
-        Chosen::Udp(reason) => run.start((udp_rx, udp_tx), Gauged::udp(counters, reason), entropy),
+        Chosen::Udp(reason) => {
+            aside.reason = reason;
+            run.start((udp_rx, udp_tx), aside, entropy)
+        }
         #[cfg(feature = "xdp")]
         Chosen::Xdp { interface, required } => {
             let settings = xdp::Settings {
@@ -89,7 +99,8 @@ pub fn run_with(config: Config, options: RunOptions, entropy: Box<dyn Entropy>) 
                 required,
             };
             let (rx, tx, status) = xdp::open(settings, udp_rx, udp_tx)?;
-            run.start((rx, tx), Gauged { counters, reason: String::new(), xdp: Some(status) }, entropy)
+            aside.xdp = Some(status);
+            run.start((rx, tx), aside, entropy)
         }
     }
 }
@@ -120,19 +131,23 @@ fn choose_link(config: &Config, mode: LinkMode, iface: Option<String>) -> Result
     }
 }
 
-/// What of a link is looked at while it is in use.
-struct Gauged {
+/// What is used of a link beside its two ends.
+struct Aside {
     counters: Arc<LinkCounters>,
+    path_errors: PathErrors,
+    sender: DatagramSender,
     reason: String,
     #[cfg(feature = "xdp")]
     xdp: Option<Arc<xdp::XdpStatus>>,
 }
 
-impl Gauged {
-    fn udp(counters: Arc<LinkCounters>, reason: String) -> Self {
-        Gauged {
-            counters,
-            reason,
+impl Aside {
+    fn of(rx: &UdpRx, tx: &UdpTx) -> Self {
+        Aside {
+            counters: rx.shared_counters(),
+            path_errors: Box::new(rx.path_errors()),
+            sender: tx.datagram_sender(),
+            reason: String::new(),
             #[cfg(feature = "xdp")]
             xdp: None,
         }
@@ -147,10 +162,18 @@ impl Gauged {
     }
 }
 
+/// Which threads step the stages, why so, and where they run.
+struct Threads {
+    mode: (ThreadingMode, String),
+    cores: Option<[usize; cores::PINNED]>,
+    /// There is a core for every stage.
+    spin: bool,
+}
+
 /// Everything but the link that could be set up without changing the host.
 struct Run {
     config: Config,
-    threads: ThreadsChoice,
+    threads: Threads,
     state: Option<PathBuf>,
     resolved: Vec<(PeerId, Vec<std::net::SocketAddr>)>,
     signals: Signals,
@@ -159,14 +182,15 @@ struct Run {
 
 impl Run {
     /// Runs the tunnel over a link until a signal says stop.
-    fn start<R: LinkRx, S: LinkTx>(
+    fn start<R: LinkRx + Send, S: LinkTx + Send>(
         self,
         link: (R, S),
-        gauged: Gauged,
+        aside: Aside,
         mut entropy: Box<dyn Entropy>,
     ) -> Result<()> {
         let Run { config, threads, state, resolved, signals, control } = self;
         let (link_rx, link_tx) = link;
+        let mut sender = aside.sender.clone();
         let mut tun = Tun::open(&config.name, config.mtu)?;
         if config.offload
             && let Err(error) = tun.enable_offloads()
@@ -179,9 +203,9 @@ impl Run {
         configure_host(&config)?;
 
         let started = now();
-        let reason = threads_reason(threads);
-        let (listening, rung) = (vec![config.listen.to_string()], gauged.rung());
-        let facts = Facts::new(&config, listening, gauged.reason, reason.clone(), started);
+        let (mode, reason) = threads.mode;
+        let (listening, rung) = (vec![config.listen.to_string()], aside.rung());
+        let facts = Facts::new(&config, listening, aside.reason, (mode, reason.clone()), started);
         let (name, listen, endpoints) = (config.name.clone(), config.listen, endpoints(&config));
         let keys: Vec<_> = config.peers.iter().map(|peer| peer.public_key).collect();
         let state_path = state.unwrap_or_else(|| state::default_path(&name));
@@ -204,7 +228,7 @@ impl Run {
         restore(&state, keys.len(), &mut handshakes, &mut sessions);
         let (tun_rx, mut tun_tx) = tun.split();
         let gauges = Gauges {
-            link: gauged.counters,
+            link: aside.counters,
             tun: tun_rx.shared_counters(),
             handshake_drops: handshakes.drops(),
             handshakes: handshakes.counters(),
@@ -212,7 +236,7 @@ impl Run {
             state: state.counters(),
             added: Default::default(),
             #[cfg(feature = "xdp")]
-            xdp: gauged.xdp,
+            xdp: aside.xdp,
         };
         let mut process = Process::new(sessions, config.mtu);
         if config.finish_checksums {
@@ -233,10 +257,29 @@ impl Run {
             facts,
             gauges,
         };
-        let mut event_loop = EventLoop::new(parts, entropy)?;
-        tracing::info!("{name}: ready on {listen}; link {rung}; threads single ({reason})");
-        event_loop.run(&signals)?;
-        match event_loop.incomplete_set() {
+        let ready = format!("{name}: ready on {listen}; link {rung}; threads {} ({reason})", mode.name());
+        let incomplete = match mode {
+            ThreadingMode::SingleThreaded => {
+                let mut event_loop = EventLoop::new(parts, entropy)?;
+                cores::pin(config.threads.cores.as_ref().and(threads.cores).map(|[first, ..]| first));
+                tracing::info!("{ready}");
+                event_loop.run(&signals)?;
+                event_loop.incomplete_set()
+            }
+            ThreadingMode::Pipeline => {
+                let joints = Joints {
+                    path_errors: aside.path_errors,
+                    send_datagram: Box::new(move |path, bytes| sender.send(path, bytes, 0)),
+                };
+                let (busy_poll, spin) = (config.threads.busy_poll, threads.spin);
+                let settings = pipeline::Settings { cores: threads.cores, busy_poll, spin };
+                let mut event_loop = ThreadedEventLoop::new(parts, joints, settings, entropy)?;
+                tracing::info!("{ready}");
+                event_loop.run(&signals)?;
+                event_loop.incomplete_set()
+            }
+        };
+        match incomplete {
             None => tracing::info!("{name}: stopped"),
             Some(set) => tracing::error!("{name}: stopped with frames missing from the set {set}"),
         }
@@ -254,13 +297,6 @@ fn restore(state: &StateFile, peers: usize, handshakes: &mut Handshakes, session
         if let Some(endpoint) = known.endpoint {
             sessions.restore(peer, Path::to(endpoint));
         }
-    }
-}
-
-fn threads_reason(choice: ThreadsChoice) -> String {
-    match choice {
-        ThreadsChoice::Single => "as asked".into(),
-        _ => "the only mode built in yet".into(),
     }
 }
 

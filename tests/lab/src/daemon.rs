@@ -54,6 +54,7 @@ impl Daemon {
             .arg("--control")
             .arg(&control)
             .args(arguments)
+            .args(threads(arguments))
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
@@ -124,6 +125,14 @@ impl Daemon {
             return Ok(status);
         }
         bail!("veil did not end within {GONE_WITHIN:?} of SIGTERM; its log:\n{}", self.log());
+    }
+}
+
+/// Which threading mode the daemons of this run are to use, by `VEIL_THREADS`, where the test itself does not say.
+fn threads(arguments: &[&str]) -> Vec<String> {
+    match std::env::var("VEIL_THREADS") {
+        Ok(mode) if !arguments.contains(&"--threads") => vec!["--threads".to_owned(), mode],
+        _ => Vec::new(),
     }
 }
 

@@ -3,7 +3,7 @@
 //! Called by `Config::load` only. Invariant: an error names the line, what is wrong there, and the cure.
 
 use super::raw::{Peer, Raw, Source};
-use super::{Config, Endpoint, LinkConfig, LinkMode, PeerConfig, XdpMode};
+use super::{Config, Endpoint, LinkConfig, LinkMode, PeerConfig, ThreadsChoice, ThreadsConfig, XdpMode};
 use crate::keyfile;
 use anyhow::{Context, Result};
 use std::collections::HashMap;
@@ -73,6 +73,11 @@ pub fn config(raw: Raw, source: &Source) -> Result<Config> {
         xdp_mode: raw.link.xdp_mode.as_ref().map_or(Ok(XdpMode::Native), |mode| xdp_mode(mode, source))?,
         udp_checksum: raw.link.udp_checksum.unwrap_or(true),
     };
+    let threads = ThreadsConfig {
+        mode: raw.threads.mode.as_ref().map_or(Ok(ThreadsChoice::Auto), |mode| threads(mode, source))?,
+        cores: raw.threads.cores.map(|cores| cores_of(&cores, source)).transpose()?,
+        busy_poll: raw.threads.busy_poll.unwrap_or(false),
+    };
     let rekey_cure = "seconds (sessions are never kept longer than 120)";
     let rekey_after = number(raw.timers.rekey_after.as_ref(), "rekey-after", 1..=120, rekey_cure, source)?;
     let rotate_cure = "seconds (receiver indices are never kept longer than 30 while there is traffic)";
@@ -89,6 +94,7 @@ pub fn config(raw: Raw, source: &Source) -> Result<Config> {
         finish_checksums: interface.finish_checksums.unwrap_or(false),
         network_secret,
         link,
+        threads,
         rekey_after: rekey_after.map(|seconds: u8| Duration::from_secs(seconds.into())),
         rotate_after: rotate_after.map(|seconds: u8| Duration::from_secs(seconds.into())),
         peers,
@@ -274,6 +280,23 @@ fn link_mode(text: &Spanned<String>, source: &Source) -> Result<LinkMode> {
             Err(source.error(text.span(), format!("mode `{other}` is unknown: choose auto, udp or xdp")))
         }
     }
+}
+
+fn threads(text: &Spanned<String>, source: &Source) -> Result<ThreadsChoice> {
+    match text.get_ref().as_str() {
+        "auto" => Ok(ThreadsChoice::Auto),
+        "single" => Ok(ThreadsChoice::Single),
+        "pipeline" => Ok(ThreadsChoice::Pipeline),
+        other => {
+            let text_of = format!("mode `{other}` is unknown: choose auto, single or pipeline");
+            Err(source.error(text.span(), text_of))
+        }
+    }
+}
+
+fn cores_of(cores: &[Spanned<i64>], source: &Source) -> Result<Vec<usize>> {
+    let core = |core| number(Some(core), "core", 0..=1023, "", source);
+    cores.iter().filter_map(|item| core(item).transpose()).collect()
 }
 
 fn listen(text: Option<&Spanned<String>>, source: &Source) -> Result<SocketAddr> {

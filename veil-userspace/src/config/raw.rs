@@ -33,6 +33,8 @@ pub struct Raw {
     #[serde(default)]
     pub link: Link,
     #[serde(default)]
+    pub threads: Threads,
+    #[serde(default)]
     pub timers: Timers,
     #[serde(default)]
     pub peer: Vec<Spanned<Peer>>,
@@ -62,6 +64,14 @@ pub struct Link {
     pub gro: Option<bool>,
     pub xdp_mode: Option<Spanned<String>>,
     pub udp_checksum: Option<bool>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Threads {
+    pub mode: Option<Spanned<String>>,
+    pub cores: Option<Vec<Spanned<i64>>>,
+    pub busy_poll: Option<bool>,
 }
 
 #[derive(Default, Deserialize)]

@@ -375,10 +375,5 @@ fn a_missing_configuration_is_named() {
 #[test]
 fn what_is_not_built_in_yet_says_so() {
     assert_eq!(LinkMode::Xdp.check_built_in("--link xdp").is_ok(), cfg!(feature = "xdp"));
-    let error = ThreadsChoice::Pipeline.check_built_in("--threads pipeline").unwrap_err().to_string();
-    assert_eq!(
-        error,
-        "--threads pipeline: the pipeline threading mode is not built in yet: use `single` or `auto`"
-    );
-    assert!(LinkMode::Auto.check_built_in("").is_ok() && ThreadsChoice::Single.check_built_in("").is_ok());
+    assert!(LinkMode::Auto.check_built_in("").is_ok());
 }

@@ -13,9 +13,10 @@ use super::show::{
 };
 use super::state::StateCounters;
 use crate::config::Config;
+use crate::event_loop::ThreadingMode;
 use crate::event_loop::added::AddedTime;
 use crate::event_loop::process::{Process, ProcessCounters};
-use crate::frame::{WideSet, lost_frames};
+use crate::frame::{SetName, WideSet, lost_frames};
 use crate::histogram::Summary;
 use crate::link::LinkCounters;
 use crate::tun::TunCounters;
@@ -28,12 +29,12 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// The facts of a tunnel that starts `now`.
+    /// The facts of a tunnel that starts `now`, over a link and in a threading mode chosen for these reasons.
     pub fn new(
         config: &Config,
         listen: Vec<String>,
         link_reason: String,
-        threads_reason: String,
+        (mode, reason): (ThreadingMode, String),
         now: Now,
     ) -> Self {
         let peers = config.peers.iter().map(|peer| PeerSnapshot {
@@ -49,8 +50,8 @@ impl Facts {
             link: "udp".into(),
             rung: "udp".into(),
             rung_reason: link_reason,
-            threads: "single".into(),
-            threads_reason,
+            threads: mode.name().into(),
+            threads_reason: reason,
             mtu: config.mtu.into(),
             peers: peers.collect(),
             ..Default::default()
@@ -58,9 +59,21 @@ impl Facts {
         Facts { template, started: now.mono }
     }
 
+    /// How many peers there are.
+    pub fn peers(&self) -> usize {
+        self.template.peers.len()
+    }
+
     /// What the peer is called.
     pub fn peer_name(&self, peer: PeerId) -> &str {
         self.template.peers.get(peer.index()).map_or("?", |peer| &peer.name)
+    }
+}
+
+impl FrameSet {
+    /// How a set is just now.
+    pub fn of(set: &WideSet) -> Self {
+        FrameSet { total: set.total() as u64, home: set.home_count() as u64 }
     }
 }
 
@@ -90,7 +103,7 @@ pub fn snapshot(
     facts: &Facts,
     gauges: &Gauges,
     process: &Process,
-    ends: [&WideSet; 2],
+    ends: [(SetName, FrameSet); 2],
     now: Now,
 ) -> Snapshot {
     let mut out = facts.template.clone();
@@ -109,10 +122,8 @@ pub fn snapshot(
         peer.drops = status.counters.drops.nonzero().map(|(reason, n)| (reason.name().into(), n)).collect();
     }
     let (opened, stage) = (sessions.counters(), process.counters());
-    for set in ends.into_iter().chain(process.sets()) {
-        let frames = FrameSet { total: set.total() as u64, home: set.home_count() as u64 };
-        out.frames.insert(set.name().name().into(), frames);
-    }
+    let own = process.sets().map(|set| (set.name(), FrameSet::of(set)));
+    out.frames.extend(ends.into_iter().chain(own).map(|(set, frames)| (set.name().into(), frames)));
     out.drops = drops(gauges, &opened, stage);
     out.counters = counters(gauges, &opened, stage);
     out.counters.insert("sessions".into(), sessions.session_count() as u64);
@@ -132,6 +143,7 @@ fn drops(gauges: &Gauges, opened: &SessionCounters, stage: &ProcessCounters) -> 
     let sources = [
         &gauges.link.receive_drops,
         &gauges.link.send_drops,
+        &gauges.link.datagram_drops,
         &gauges.tun.read_drops,
         &gauges.tun.write_drops,
         &gauges.handshake_drops,
@@ -277,7 +289,9 @@ fn conservation(
         (
             "datagrams-sealed",
             of(&[&opened.sealed, &gauges.handshakes_out]),
-            of(&[&link.datagrams_sent, &stage.dropped_datagrams]) + link.send_drops.total(),
+            of(&[&link.datagrams_sent, &stage.dropped_datagrams])
+                + link.send_drops.total()
+                + link.datagram_drops.total(),
         ),
     ];
     sums.into_iter().map(|(name, left, right)| (name.into(), Balance { left, right })).collect()

@@ -67,6 +67,11 @@ impl Poll {
         self.control(libc::EPOLL_CTL_MOD, fd, token, interest)
     }
 
+    /// Watches `fd` no more.
+    pub fn remove(&self, fd: RawFd) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_DEL, fd, 0, Interest::NONE)
+    }
+
     fn control(&self, operation: i32, fd: RawFd, token: u64, interest: Interest) -> io::Result<()> {
         let mut event = libc::epoll_event { events: interest.bits(), u64: token };
         // SAFETY: `event` outlives the call; a bad descriptor is an error, not undefined.

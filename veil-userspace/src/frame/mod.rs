@@ -23,11 +23,13 @@
 //! ```
 
 mod mark;
+mod queue;
 mod set;
 mod vnet_hdr;
 mod wide;
 
 pub use mark::{InnerMark, MARK_LEN, Marks};
+pub use queue::{Receiver, Sender, queue};
 pub use set::{SetName, TwoHomes, WideSet};
 pub use vnet_hdr::{
     DATA_VALID, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VNET_HDR_LEN, VnetHdr,

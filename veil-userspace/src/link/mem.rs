@@ -218,6 +218,18 @@ pub struct MemTx {
 }
 
 impl MemTx {
+    /// Another way to send single datagrams, for another thread: control's, for handshakes.
+    pub fn datagram_sender(&self) -> impl FnMut(&Path, &[u8]) -> io::Result<()> + Send + use<> {
+        let (address, wire, counters) = (self.address, self.wire.clone(), self.counters.clone());
+        let mut sender = MemTx { address, wire, held: None, counters };
+        move |path, bytes| sender.send_datagram(path, bytes, 0)
+    }
+
+    /// What this link counts, to be kept and read elsewhere.
+    pub fn shared_counters(&self) -> Arc<LinkCounters> {
+        self.counters.clone()
+    }
+
     fn push(&self, path: &Path, bytes: &[u8], segment: u16, tos: u8) -> bool {
         let from = Path::to(self.address).from_local(path.remote().ip());
         let taken = self.wire.push(Run { bytes: bytes.to_vec(), segment, tos, path: from });
@@ -248,7 +260,7 @@ impl LinkTx for MemTx {
             Ok(_) => io::ErrorKind::WouldBlock.into(),
             Err(_) => io::Error::from_raw_os_error(libc::EMSGSIZE),
         };
-        self.counters.send_drops.count(DropReason::LinkSend);
+        self.counters.datagram_drops.count(DropReason::LinkSend);
         Err(refused)
     }
 

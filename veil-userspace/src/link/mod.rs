@@ -5,7 +5,7 @@
 //! link knows addresses and bytes, never a peer or a key.
 //!
 //! The invariant, at rest: datagrams received = handed on + `receive_drops`; datagrams handed in = `datagrams_sent` +
-//! `send_drops`; and no link holds a frame.
+//! `send_drops` + `datagram_drops`; and no link holds a frame.
 
 pub mod mem;
 pub mod udp;
@@ -117,7 +117,10 @@ pub struct LinkCounters {
     pub datagrams_sent: AtomicU64,
     pub bytes_sent: AtomicU64,
     pub receive_drops: DropCounters,
+    /// Of runs; written by the sending end.
     pub send_drops: DropCounters,
+    /// Of datagrams sent beside the runs; written by who sends those, on a thread of its own in pipeline mode.
+    pub datagram_drops: DropCounters,
     /// Datagrams in each run that was received and handed on.
     pub run_lengths: Histogram,
     /// Datagrams that the kernel dropped because the receive buffer was full.

@@ -22,7 +22,7 @@ struct Shared {
     to_host: Mutex<VecDeque<Packet>>,
     limit: usize,
     bell: Bell,
-    counters: TunCounters,
+    counters: Arc<TunCounters>,
 }
 
 /// A TUN in memory that holds at most `limit` packets in each direction.
@@ -35,7 +35,7 @@ pub fn tun(limit: usize) -> io::Result<(MemTunRx, MemTunTx, MemHost)> {
         to_host: Mutex::default(),
         limit,
         bell: Bell::new()?,
-        counters: TunCounters::default(),
+        counters: Arc::default(),
     });
     let writer = MemTunTx { shared: shared.clone(), coalescer: Coalescer::new() };
     Ok((MemTunRx(shared.clone()), writer, MemHost(shared)))
@@ -121,6 +121,11 @@ impl TunRead for MemTunRx {
 }
 
 impl MemTunRx {
+    /// What this TUN counts, to be kept and read elsewhere.
+    pub fn shared_counters(&self) -> Arc<TunCounters> {
+        self.0.counters.clone()
+    }
+
     fn pop(&self) -> Option<Packet> {
         let mut queue = lock(&self.0.to_tunnel);
         let packet = queue.pop_front()?;

@@ -172,6 +172,12 @@ impl Process {
         self.counters.waiting.store(self.waiting.len() as u64, Relaxed);
     }
 
+    /// Whether there are frames and room to seal one more packet into; without, what is owed waits for the next
+    /// [`settle`](Self::settle).
+    pub fn can_seal(&self, to_link: &impl Outbox<Sealed>) -> bool {
+        self.has_room(to_link)
+    }
+
     /// What a peer has said lately that concerns more than the data path.
     pub fn next_notice(&mut self) -> Option<Notice> {
         self.notices.pop_front()

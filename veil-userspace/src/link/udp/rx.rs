@@ -65,6 +65,12 @@ impl UdpRx {
         self.counters.clone()
     }
 
+    /// Another way to what this host has said about destinations: for a process stage on a thread of its own.
+    pub fn path_errors(&self) -> impl FnMut() -> Option<PathError> + Send + use<> {
+        let sockets = self.sockets.clone();
+        move || sockets.take_path_error()
+    }
+
     /// Receives from one socket until it is empty (`true`) or a limit is met (`false`).
     fn receive_from(
         &mut self,

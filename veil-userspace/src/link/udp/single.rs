@@ -37,7 +37,7 @@ impl DatagramSender {
         let result = self.try_send(path, bytes, outer_tos(self.dscp, tos));
         match &result {
             Ok(()) => self.counters.sent(1, bytes.len()),
-            Err(_) => self.counters.send_drops.count(DropReason::LinkSend),
+            Err(_) => self.counters.datagram_drops.count(DropReason::LinkSend),
         }
         result
     }

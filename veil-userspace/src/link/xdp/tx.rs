@@ -258,8 +258,9 @@ impl LinkTx for XdpTx {
         self.udp.send_datagram(path, bytes, tos)
     }
 
+    /// Of the sockets; the ring's room is told by [`service_fd`](LinkTx::service_fd).
     fn blocked_on(&self) -> Option<BorrowedFd<'_>> {
-        None
+        self.udp.blocked_on()
     }
 
     fn holds_runs(&self) -> bool {
