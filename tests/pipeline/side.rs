@@ -168,6 +168,7 @@ fn parts(
         handshakes_out: Arc::default(),
         state: state.counters(),
         added: Default::default(),
+        xdp: None,
     };
     let endpoints: Vec<Option<Endpoint>> = vec![config.peers[0].endpoint.clone()];
     let joints =
@@ -183,7 +184,7 @@ fn parts(
         leases: Leases::new(&config.name, MTU),
         state,
         control: ControlSocket::bind(&folder.join("veil.sock")).expect("a socket in a scratch folder"),
-        facts: Facts::new(config, Vec::new(), (mode, String::new()), now()),
+        facts: Facts::new(config, Vec::new(), String::new(), (mode, String::new()), now()),
         gauges,
     };
     (parts, joints)
