@@ -18,4 +18,5 @@ mod restart;
 mod roaming;
 mod rotation;
 mod silent_path;
+mod stop;
 mod tunnel;

@@ -41,11 +41,21 @@ fn run_daemon(seed: u64, config: &str, control: &str, state: &str) -> Result<()>
         xdp_mode: None,
         iface: None,
         link: LinkMode::Auto,
-        threads: ThreadsChoice::Auto,
+        threads: threads()?,
         control: Some(PathBuf::from(control)),
         state: Some(PathBuf::from(state)),
     };
     daemon::run_with(config, options, Box::new(Seeded::new(seed)))
+}
+
+/// The mode that `VEIL_THREADS` names, as for the daemons of the lab.
+fn threads() -> Result<ThreadsChoice> {
+    match std::env::var("VEIL_THREADS").as_deref() {
+        Ok("pipeline") => Ok(ThreadsChoice::Pipeline),
+        Ok("single") => Ok(ThreadsChoice::Single),
+        Ok(other) => bail!("VEIL_THREADS={other} is no threading mode"),
+        Err(_) => Ok(ThreadsChoice::Auto),
+    }
 }
 
 /// One line to the parent.

@@ -11,6 +11,8 @@ type Step = (&'static str, fn() -> Result<()>);
 
 const STEPS: &[Step] = &[
     ("test", || test::test(&test::Options::default())),
+    ("other threads", test::other_threads),
+    ("races", test::races),
     ("many cases", test::many_cases),
     ("zero-copy", vm::ci),
     ("format", || cargo(&["fmt", "--all", "--check"])),

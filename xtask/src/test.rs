@@ -61,6 +61,30 @@ pub fn many_cases() -> Result<()> {
     Ok(())
 }
 
+/// The daemons of the kernel tests and of the key memory test in the threading mode that this machine does not choose by
+/// itself: with the plain run, every scenario is seen in both.
+pub fn other_threads() -> Result<()> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mode = if cores < 4 { "pipeline" } else { "single" };
+    let mut cargo = command(&Options::default())?;
+    cargo.env("VEIL_THREADS", mode).args(["--test", "kernel", "--test", "key_memory"]);
+    let status = cargo.status().context("starting cargo test")?;
+    ensure!(status.success(), "tests failed with the daemons in {mode} mode");
+    Ok(())
+}
+
+/// The pipeline under ThreadSanitizer, which needs a nightly compiler and no more.
+pub fn races() -> Result<()> {
+    let mut cargo = Command::new("cargo");
+    cargo.env("RUSTFLAGS", "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer");
+    cargo.env("CARGO_TARGET_DIR", "target/races").env_remove("RUSTUP_TOOLCHAIN");
+    cargo.args(["+nightly", "test", "-p", "veil-tests", "--test", "pipeline"]);
+    cargo.args(["--target", "x86_64-unknown-linux-gnu"]);
+    let status = cargo.status().context("starting cargo +nightly")?;
+    ensure!(status.success(), "a race, or no nightly toolchain (`rustup toolchain install nightly`)");
+    Ok(())
+}
+
 fn command(options: &Options) -> Result<Command> {
     let profile = if options.release { Profile::Release } else { Profile::Debug };
     let veil = veil_lab::build_veil(profile)?;

@@ -36,6 +36,13 @@ impl Underway {
         self.items += items as u64;
     }
 
+    /// Since when how many items are under way, which somebody else goes on counting. None if there are none.
+    #[inline]
+    pub fn take(&mut self) -> Option<(u64, u64)> {
+        let items = std::mem::take(&mut self.items);
+        (items > 0).then_some((self.since, items))
+    }
+
     /// All that came has been passed on: each is entered with the age of the oldest.
     #[inline]
     pub fn gone(&mut self, into: &Histogram, clock: impl FnOnce() -> u64) {

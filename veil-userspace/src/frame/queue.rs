@@ -32,8 +32,8 @@ use std::collections::VecDeque;
 /// A queue with room for `limit` items, besides those that the consumer has taken out already.
 pub fn queue<T>(limit: usize) -> (Sender<T>, Receiver<T>) {
     let (producer, consumer) = RingBuffer::new(limit);
-    let sender = Sender { ring: producer, batch: VecDeque::with_capacity(limit), free: limit };
-    (sender, Receiver { ring: consumer, batch: VecDeque::with_capacity(limit) })
+    let sender = Sender { ring: producer, batch: VecDeque::with_capacity(limit), free: limit, pushed: 0 };
+    (sender, Receiver { ring: consumer, batch: VecDeque::with_capacity(limit), taken: 0 })
 }
 
 /// The producer's half.
@@ -43,6 +43,7 @@ pub struct Sender<T> {
     batch: VecDeque<T>,
     /// Places known to be free; the consumer may have freed more since.
     free: usize,
+    pushed: u64,
 }
 
 impl<T> Sender<T> {
@@ -50,6 +51,12 @@ impl<T> Sender<T> {
     #[inline]
     pub fn refresh(&mut self) {
         self.free = self.ring.slots();
+    }
+
+    /// How many items have been pushed so far.
+    #[inline]
+    pub fn pushed(&self) -> u64 {
+        self.pushed
     }
 
     /// Publishes what was pushed. True if that was anything: then the consumer may have to be woken.
@@ -79,6 +86,7 @@ impl<T> Outbox<T> for Sender<T> {
             }
         }
         self.batch.push_back(item);
+        self.pushed += 1;
         Ok(())
     }
 }
@@ -97,6 +105,7 @@ pub struct Receiver<T> {
     ring: Consumer<T>,
     /// Taken out and not used yet.
     batch: VecDeque<T>,
+    taken: u64,
 }
 
 impl<T> Receiver<T> {
@@ -119,11 +128,24 @@ impl<T> Receiver<T> {
         for item in chunk {
             taken += weight(&item);
             self.batch.push_back(item);
+            self.taken += 1;
             if taken >= budget {
                 break;
             }
         }
         true
+    }
+
+    /// How many items have been taken out so far, those in hand included.
+    #[inline]
+    pub fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// How many of them have been used.
+    #[inline]
+    pub fn used(&self) -> u64 {
+        self.taken - self.batch.len() as u64
     }
 
     /// Whether there is anything, in hand or waiting.

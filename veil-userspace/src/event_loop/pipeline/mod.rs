@@ -11,6 +11,7 @@
 
 mod beside;
 mod homes;
+mod marks;
 mod messages;
 mod processor;
 mod rx;
@@ -38,6 +39,7 @@ use crate::link::{LinkRx, LinkTx};
 use crate::tun::{TunRead, TunWrite};
 use beside::ControlStage;
 use homes::{Away, Giver, HomeToRx, HomesOfTx};
+use marks::marks;
 use messages::{ControlOutbox, control_inbox};
 use rx::RxStage;
 use tx::TxStage;
@@ -175,6 +177,8 @@ where
         let (tx_to_process, process_from_tx) = queue::<Frame>(own);
         let (to_process, messages) = queue(MESSAGES);
         let inbox = control_inbox();
+        let [(link_came, link_marks), (tun_came, tun_marks)] = [marks(), marks()];
+        let [(to_tun_marks, tun_leaves), (to_link_marks, link_leaves)] = [marks(), marks()];
 
         let failed = "cannot create an epoll instance";
         let wiring = rx::Wiring {
@@ -182,6 +186,7 @@ where
             from_tun: from_tun_in,
             homes: [rx_from_process, rx_from_tx],
             away: away.clone(),
+            marks: [link_came, tun_came],
             bells: bells.clone(),
         };
         let rx = RxStage::new(link_rx, tun_rx, sets, wiring, waiting).context(failed)?;
@@ -189,6 +194,8 @@ where
             to_link: to_link_out,
             to_tun: to_tun_out,
             homes: HomesOfTx { rx: HomeToRx::new(tx_to_rx, away.clone(), Giver::Tx), process: tx_to_process },
+            marks: [tun_leaves, link_leaves],
+            added: control.gauges.added.clone(),
             bells: bells.clone(),
         };
         let tx = TxStage::new(link_tx, tun_tx, wiring, waiting).context(failed)?;
@@ -203,6 +210,7 @@ where
             home_to_rx: HomeToRx::new(process_to_rx, away.clone(), Giver::Process),
             away,
             totals,
+            marks: [(link_marks, to_tun_marks), (tun_marks, to_link_marks)],
             bells: bells.clone(),
         };
         let (facts, gauges) = (control.facts.clone(), control.gauges.clone());

@@ -14,6 +14,7 @@ use veil_proto::tunnel::{ToHandshakes, ToSessions};
 use veil_proto::{Now, PeerId};
 
 use super::homes::{Away, HomeToRx, take_home};
+use super::marks::{MarkReceiver, MarkSender};
 use super::messages::{ControlOutbox, ToControl, ToProcess};
 use super::{BATCH, BYTES, Bells, PathErrors, SEAL_BYTES, TURNS_PER_LOOK, Waiting};
 use crate::control::show::Snapshot;
@@ -59,6 +60,8 @@ pub(super) struct Wiring {
     pub away: Arc<Away>,
     /// Frames in the sets of RX.
     pub totals: [(SetName, usize); 2],
+    /// Marks that come with runs of the link and packets of the TUN, and where they go on to.
+    pub marks: [(MarkReceiver, MarkSender); 2],
     pub bells: Bells,
 }
 
@@ -137,11 +140,13 @@ impl PipelineProcessor {
     }
 
     fn inbound(&mut self, took: bool, now: Now) {
-        let Wiring { from_link, to_tun, to_control, home_to_rx, bells, .. } = &mut self.wiring;
+        let Wiring { from_link, to_tun, to_control, home_to_rx, marks, bells, .. } = &mut self.wiring;
         if !from_link.is_empty() {
             self.process.inbound(from_link, to_tun, to_control, home_to_rx, now);
         }
-        if to_tun.flush() {
+        let [(came, goes), _] = marks;
+        // Before the runs, so that whoever has those has them as well.
+        if goes.pass_on(came, from_link.used(), to_tun.pushed()) | to_tun.flush() {
             bells.tx.pushed();
         }
         if home_to_rx.flush() || took {
@@ -172,8 +177,10 @@ impl PipelineProcessor {
     }
 
     fn send(&mut self) {
-        if self.wiring.to_link.flush() {
-            self.wiring.bells.tx.pushed();
+        let Wiring { from_tun, to_link, marks, bells, .. } = &mut self.wiring;
+        let [_, (came, goes)] = marks;
+        if goes.pass_on(came, from_tun.used(), to_link.pushed()) | to_link.flush() {
+            bells.tx.pushed();
         }
     }
 

@@ -10,9 +10,12 @@ use anyhow::{Context, Result};
 use veil_proto::thread_checker::ThreadChecker;
 
 use super::homes::{Away, take_home};
+use super::marks::MarkSender;
 use super::{BATCH, Bells, TURNS_PER_LOOK, Waiting};
+use crate::event_loop::added::Underway;
 use crate::event_loop::poll::{Interest, Poll};
 use crate::frame::{Frame, Inner, Outbox, Receiver, Sealed, Sender, WideSet};
+use crate::host::stopwatch;
 use crate::link::LinkRx;
 use crate::tun::TunRead;
 
@@ -37,6 +40,7 @@ pub struct RxStage<R, T> {
     poll: Poll,
     link_source: Source,
     tun_source: Source,
+    underway: [Underway; 2],
     checker: ThreadChecker,
 }
 
@@ -47,6 +51,8 @@ pub struct Wiring {
     /// Frames come home by these, from the process stage and from TX.
     pub homes: [Receiver<Frame>; 2],
     pub away: Arc<Away>,
+    /// Marks of what comes from the link and from the TUN.
+    pub marks: [MarkSender; 2],
     pub bells: Bells,
 }
 
@@ -69,7 +75,20 @@ impl<R: LinkRx, T: TunRead> RxStage<R, T> {
         let (link_source, tun_source) =
             (Source { ready: false, armed: true }, Source { ready: false, armed: true });
         let checker = ThreadChecker::default();
-        Ok(RxStage { link, tun, received, read, wiring, waiting, poll, link_source, tun_source, checker })
+        let underway = Default::default();
+        Ok(RxStage {
+            link,
+            tun,
+            received,
+            read,
+            wiring,
+            waiting,
+            poll,
+            link_source,
+            tun_source,
+            underway,
+            checker,
+        })
     }
 
     /// Runs until it is told to stop. Binds the stage to this thread.
@@ -100,6 +119,8 @@ impl<R: LinkRx, T: TunRead> RxStage<R, T> {
             let received = received.context("cannot receive from the link")?;
             self.link_source.ready = received.more;
             self.wiring.away.taken(self.received.name(), received.runs);
+            self.underway[0].came(received.runs, stopwatch);
+            self.wiring.marks[0].begin(&mut self.underway[0], self.wiring.from_link.pushed());
             if self.wiring.from_link.flush() {
                 self.wiring.bells.process.pushed();
             }
@@ -109,6 +130,8 @@ impl<R: LinkRx, T: TunRead> RxStage<R, T> {
             let read = read.context("the TUN device is gone")?;
             self.tun_source.ready = read.more;
             self.wiring.away.taken(self.read.name(), read.packets);
+            self.underway[1].came(read.packets, stopwatch);
+            self.wiring.marks[1].begin(&mut self.underway[1], self.wiring.from_tun.pushed());
             if self.wiring.from_tun.flush() {
                 self.wiring.bells.process.pushed();
             }

@@ -3,13 +3,16 @@
 //! A link that takes no more stops only what goes to it: TX waits for it to be writable, and goes on writing to the TUN.
 
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use veil_proto::DropReason;
 use veil_proto::thread_checker::ThreadChecker;
 
 use super::homes::HomesOfTx;
+use super::marks::MarkReceiver;
 use super::{BATCH, BYTES, Bells, Waiting};
+use crate::event_loop::added::AddedTime;
 use crate::event_loop::poll::{Interest, Poll};
 use crate::frame::{Inbox, Opened, Receiver, Sealed};
 use crate::host::now;
@@ -38,6 +41,9 @@ pub struct Wiring {
     pub to_link: Receiver<Sealed>,
     pub to_tun: Receiver<Opened>,
     pub homes: HomesOfTx,
+    /// Marks of what goes to the TUN and to the link.
+    pub marks: [MarkReceiver; 2],
+    pub added: Arc<AddedTime>,
     pub bells: Bells,
 }
 
@@ -81,18 +87,27 @@ impl<S: LinkTx, W: TunWrite> TxStage<S, W> {
     fn turn(&mut self) -> Result<bool> {
         self.checker.assert_here();
         let took = self.wiring.to_tun.refill_by(BATCH, BYTES, |run| run.frame.bytes().len());
+        self.leaving();
         if !self.wiring.to_tun.is_empty() {
             self.tun.write(&mut self.wiring.to_tun, &mut self.wiring.homes);
         }
         self.pass_on(took);
         if !self.blocked {
             let took = self.wiring.to_link.refill_by(BATCH, BYTES, |run| run.frame.bytes().len());
+            self.leaving();
             if !self.wiring.to_link.is_empty() || self.link.holds_runs() {
                 self.send()?;
             }
             self.pass_on(took);
         }
         Ok(self.ready())
+    }
+
+    /// All that is in hand is about to leave: how old is it?
+    fn leaving(&mut self) {
+        let Wiring { to_tun, to_link, marks: [inbound, outbound], added, .. } = &mut self.wiring;
+        inbound.end(to_tun.taken(), &added.inbound);
+        outbound.end(to_link.taken(), &added.outbound);
     }
 
     fn send(&mut self) -> Result<()> {
@@ -147,7 +162,11 @@ impl<S: LinkTx, W: TunWrite> TxStage<S, W> {
                     self.link.service(now());
                     self.unblock()?;
                 }
-                _ => self.wiring.bells.tx.heard(),
+                _ => {
+                    self.wiring.bells.tx.heard();
+                    // What has come to nothing on its way sends no run, only word of it.
+                    self.leaving();
+                }
             }
         }
         Ok(())

@@ -239,9 +239,8 @@ fn a_datagram_no_path_takes_is_dropped_and_counted() {
     a.queue(path, &vec![7; 65_520], 65_520, 0);
     assert_eq!(a.send(), SendResult::Drained);
     assert!(a.tx.send_datagram(&path, &vec![7; 65_520], 0).is_err());
-    let counters = a.tx.counters();
-    let drops = [&counters.send_drops, &counters.datagram_drops];
-    assert_eq!(drops.map(|drops| drops.of(DropReason::LinkSend)), [1, 1]);
+    let dropped = [&a.tx.counters().send_drops, &a.tx.counters().datagram_drops];
+    assert_eq!(dropped.map(|drops| drops.of(DropReason::LinkSend)), [1, 1]);
     a.assert_at_rest(2);
 }
 
