@@ -1,7 +1,7 @@
 //! `cargo xtask build-ebpf`: builds the steering program anew and stores it beside its sources, with their hashes.
 //!
 //! The program is committed, so that only who changes it needs what this needs: a rustc that takes unstable options
-//! and has the sources of `core`, and bpf-linker. A test compares the hashes, so that a stale program is noticed.
+//! and has the sources of `core`, and bpf-linker. veil-ebpf's build script compares the hashes, so that a stale program does not build.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -37,7 +37,35 @@ struct Compiler {
     sources: PathBuf,
 }
 
+/// Builds the program and commits it to its place, with the hashes.
 pub fn build_ebpf() -> Result<()> {
+    let home = crate::workspace().join("veil-ebpf");
+    std::fs::copy(build()?, home.join(OBJECT)).with_context(|| format!("writing {OBJECT}"))?;
+    let hashes = Command::new("sh")
+        .args(["-c", &format!("sha256sum src/*.rs {OBJECT}")])
+        .env("LC_ALL", "C")
+        .current_dir(&home)
+        .stderr(Stdio::inherit())
+        .output()
+        .context("starting sha256sum")?;
+    ensure!(hashes.status.success(), "sha256sum failed ({})", hashes.status);
+    std::fs::write(home.join(HASHES), hashes.stdout).with_context(|| format!("writing {HASHES}"))?;
+    println!("veil-ebpf/{OBJECT} is built; commit it together with veil-ebpf/{HASHES}");
+    Ok(())
+}
+
+/// The committed program.
+pub fn committed() -> PathBuf {
+    crate::workspace().join("veil-ebpf").join(OBJECT)
+}
+
+/// Whether this machine has a compiler for the program.
+pub fn has_compiler() -> bool {
+    compiler().is_some()
+}
+
+/// Builds the program below `target`; the committed one stays as it is.
+pub fn build() -> Result<PathBuf> {
     let compiler = compiler().context(NO_COMPILER)?;
     ensure!(veil_lab::has_program("bpf-linker"), NO_LINKER);
     let strip = STRIPPERS.iter().find(|name| veil_lab::has_program(name)).context(NO_STRIPPER)?;
@@ -57,22 +85,11 @@ pub fn build_ebpf() -> Result<()> {
     let status = cargo.status().context("starting cargo build")?;
     ensure!(status.success(), "the program does not build ({status})");
 
-    let home = crate::workspace().join("veil-ebpf");
     let built = target.join(TARGET).join("release/veil-steer");
-    let stripped =
-        Command::new(strip).arg("--strip-debug").arg(&built).arg("-o").arg(home.join(OBJECT)).status();
+    let object = target.join(OBJECT);
+    let stripped = Command::new(strip).arg("--strip-debug").arg(&built).arg("-o").arg(&object).status();
     ensure!(stripped.with_context(|| format!("starting {strip}"))?.success(), "{strip} failed");
-    let hashes = Command::new("sh")
-        .args(["-c", &format!("sha256sum src/*.rs {OBJECT}")])
-        .env("LC_ALL", "C")
-        .current_dir(&home)
-        .stderr(Stdio::inherit())
-        .output()
-        .context("starting sha256sum")?;
-    ensure!(hashes.status.success(), "sha256sum failed ({})", hashes.status);
-    std::fs::write(home.join(HASHES), hashes.stdout).with_context(|| format!("writing {HASHES}"))?;
-    println!("veil-ebpf/{OBJECT} is built; commit it together with veil-ebpf/{HASHES}");
-    Ok(())
+    Ok(object)
 }
 
 /// rustup's nightly if it has the library's sources, else a system compiler that has them, as Debian's rustc-web.

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::needs::cargo_has;
-use crate::{test, vm};
+use crate::needs::{For, NEEDS, cargo_has};
+use crate::{build_ebpf, test, vm};
 
 type Step = (&'static str, fn() -> Result<()>);
 
@@ -19,6 +19,7 @@ const STEPS: &[Step] = &[
     ("lint", || cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])),
     ("documentation", documentation),
     ("licences", licences),
+    ("eBPF", ebpf),
 ];
 
 pub fn ci() -> Result<()> {
@@ -57,6 +58,31 @@ fn licences() -> Result<()> {
     }
     println!("SKIPPED: cargo-deny is not installed (`cargo xtask setup --install` gets it)");
     Ok(())
+}
+
+/// Builds the eBPF program anew, and has it give the same verdicts as the committed one, which the tests have tried.
+fn ebpf() -> Result<()> {
+    let lacking: Vec<&str> = NEEDS
+        .iter()
+        .filter(|need| need.purpose == For::Ebpf && !(need.present)())
+        .map(|need| need.what)
+        .collect();
+    if !lacking.is_empty() {
+        let missing = format!("{} missing: `cargo xtask setup --install --ebpf` gets it", lacking.join(", "));
+        ensure!(std::env::var_os("CI").is_none(), "{missing}");
+        println!("!! SKIPPED: the eBPF program is not built anew here: {missing}");
+        return Ok(());
+    }
+    let object = build_ebpf::build()?;
+    let same = std::fs::read(&object)? == std::fs::read(build_ebpf::committed())?;
+    println!(
+        "the program built here {} the committed one",
+        if same { "is" } else { "differs in bytes from" }
+    );
+    let mut tests = crate::cargo();
+    tests.env("VEIL_STEER_OBJECT", object);
+    tests.args(["test", "--package", "veil-tests", "--test", "steering", "--", "by_aya", "by_libbpf"]);
+    finish(tests)
 }
 
 fn cargo(arguments: &[&str]) -> Result<()> {

@@ -11,6 +11,8 @@ pub enum For {
     Running,
     Testing,
     Ci,
+    /// Building the eBPF program anew: only who changes it, and CI.
+    Ebpf,
 }
 
 impl For {
@@ -20,6 +22,7 @@ impl For {
             For::Running => "run",
             For::Testing => "test",
             For::Ci => "ci",
+            For::Ebpf => "ebpf",
         }
     }
 }
@@ -30,6 +33,8 @@ pub enum Cure {
     Package { debian: &'static str, fedora: &'static str },
     /// A program from crates, by `cargo install`.
     Crate(&'static str),
+    /// bpf-linker, with the LLVM of this folder.
+    BpfLinker { llvm: &'static str },
     /// A component of the Rust toolchain.
     Component(&'static str),
     /// A kernel module.
@@ -48,6 +53,9 @@ impl Cure {
             Cure::Package { fedora, .. } if veil_lab::has_program("dnf") => format!("dnf install {fedora}"),
             Cure::Package { debian, .. } => format!("install {debian}"),
             Cure::Crate(name) => format!("cargo install --locked {name}"),
+            Cure::BpfLinker { llvm } => {
+                format!("LLVM_PREFIX={llvm} cargo install --locked {}", BPF_LINKER.join(" "))
+            }
             Cure::Component(name) => format!("rustup component add {name}"),
             Cure::Module(name) => format!("modprobe {name}"),
             Cure::Advice(text) => (*text).to_owned(),
@@ -55,12 +63,18 @@ impl Cure {
     }
 }
 
+/// What `cargo install` is told for bpf-linker: another LLVM than its default, which no distribution has yet.
+pub const BPF_LINKER: &[&str] = &["bpf-linker", "--no-default-features", "--features", "llvm-22"];
+
 pub struct Need {
     pub what: &'static str,
     pub purpose: For,
     pub cure: Cure,
     pub present: fn() -> bool,
 }
+
+/// Where Debian puts LLVM 22.
+const LLVM: &str = "/usr/lib/llvm-22";
 
 /// Everything VEIL uses on a machine, in the order in which it is missed.
 pub const NEEDS: &[Need] = &[
@@ -166,6 +180,24 @@ pub const NEEDS: &[Need] = &[
         purpose: For::Ci,
         cure: Cure::Crate("cargo-deny"),
         present: || cargo_has("deny"),
+    },
+    Need {
+        what: "eBPF compiler",
+        purpose: For::Ebpf,
+        cure: Cure::Package { debian: "rustc-web rust-web-src", fedora: "rust rust-src" },
+        present: crate::build_ebpf::has_compiler,
+    },
+    Need {
+        what: "LLVM 22",
+        purpose: For::Ebpf,
+        cure: Cure::Package { debian: "llvm-22-dev", fedora: "llvm-devel llvm" },
+        present: || Path::new(LLVM).join("bin/llvm-config").exists(),
+    },
+    Need {
+        what: "bpf-linker",
+        purpose: For::Ebpf,
+        cure: Cure::BpfLinker { llvm: LLVM },
+        present: || veil_lab::has_program("bpf-linker"),
     },
 ];
 

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
 use crate::elevate::as_root;
-use crate::needs::{Cure, For, NEEDS, Need};
+use crate::needs::{BPF_LINKER, Cure, For, NEEDS, Need};
 
 /// A tool that takes longer than this to build is given up, so that CI ends.
 const INSTALL_WITHIN: Duration = Duration::from_secs(10 * 60);
@@ -18,18 +18,28 @@ pub struct Options {
     /// Install what is missing (packages by apt-get or dnf, through sudo if you are not root)
     #[arg(long)]
     install: bool,
+    /// Also what building the eBPF program anew takes
+    #[arg(long)]
+    ebpf: bool,
 }
 
 pub fn setup(options: &Options) -> Result<()> {
+    let wanted = |need: &&Need| options.ebpf || need.purpose != For::Ebpf;
     if options.install {
-        for need in missing() {
+        let needs: Vec<_> = missing().into_iter().filter(wanted).collect();
+        for need in &needs {
             println!("-- {}: {}", need.what, need.cure.line());
         }
-        install(&missing())?;
+        install(&needs)?;
     }
     print_table();
-    // What only CI needs is no fault of a machine that was merely asked about.
-    let counts = |need: &&Need| options.install || need.purpose != For::Ci;
+    // What only CI needs is no fault of a machine that was merely asked about, and not every distribution has what the
+    // eBPF program takes: `ci` decides whether that is a failure.
+    let counts = |need: &&Need| match need.purpose {
+        For::Ci => options.install,
+        For::Ebpf => options.ebpf && !options.install,
+        _ => true,
+    };
     let lacking: Vec<&str> = missing().into_iter().filter(counts).map(|need| need.what).collect();
     ensure!(
         lacking.is_empty(),
@@ -61,10 +71,21 @@ fn print_table() {
 
 /// Packages in one go; the rest one by one. What cannot be installed stays missing, and the table says so.
 fn install(needs: &[&Need]) -> Result<()> {
+    let (ebpf, others): (Vec<&Need>, Vec<&Need>) = needs.iter().partition(|need| need.purpose == For::Ebpf);
+    install_all(&others)?;
+    if let Err(error) = install_all(&ebpf) {
+        println!("!! NOT INSTALLED: what the eBPF program takes ({error:#})");
+        println!("!! The committed program is used as it is; it cannot be built anew here.");
+    }
+    Ok(())
+}
+
+fn install_all(needs: &[&Need]) -> Result<()> {
     install_packages(needs)?;
     for need in needs {
         match need.cure {
-            Cure::Crate(name) => install_crate(name)?,
+            Cure::Crate(name) => install_crate(&[name], None)?,
+            Cure::BpfLinker { llvm } => install_crate(BPF_LINKER, Some(("LLVM_PREFIX", llvm)))?,
             Cure::Component(name) if veil_lab::has_program("rustup") => {
                 finish(Command::new("rustup").args(["component", "add", name]))?;
             }
@@ -106,9 +127,10 @@ fn install_packages(needs: &[&Need]) -> Result<()> {
 }
 
 /// Builds a tool without optimisation: it runs for seconds, and compiling it well would take minutes.
-fn install_crate(name: &str) -> Result<()> {
+fn install_crate(what: &[&str], environment: Option<(&str, &str)>) -> Result<()> {
+    let name = what.join(" ");
     let mut cargo = crate::cargo();
-    cargo.args(["install", "--locked", name]);
+    cargo.args(["install", "--locked"]).args(what).envs(environment);
     cargo.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0").env("CARGO_PROFILE_RELEASE_LTO", "off");
     cargo.env("CARGO_PROFILE_RELEASE_DEBUG", "false").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "64");
     let mut child = cargo.spawn().context("starting cargo")?;
