@@ -2,11 +2,13 @@
 //! reason.
 
 use super::Settings;
+use super::ready::Waker;
 use crate::config::XdpMode;
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use veil_ebpf::SteeringConfig;
 use veil_ebpf::maps::MAX_QUEUES;
 use veil_xdp::ladder::{Asked, Rung, rungs};
@@ -32,6 +34,32 @@ pub struct RxLane {
     pub sockets: Vec<XskRx>,
     /// Frames that wait to be filled, and those just received.
     pub spare: Vec<UmemFrame>,
+    /// Last, so that it is told when everything else is gone.
+    pub leave: Option<Leave>,
+}
+
+/// Says that its owner is gone.
+pub struct Leave {
+    // In this order: who is woken finds nobody.
+    _alive: Arc<()>,
+    _tell: WakeOnDrop,
+}
+
+struct WakeOnDrop(Waker);
+
+impl Leave {
+    /// One that wakes by `waker`, and what can tell whether it is there.
+    pub fn new(waker: Waker) -> (Leave, Weak<()>) {
+        let alive = Arc::new(());
+        let weak = Arc::downgrade(&alive);
+        (Leave { _alive: alive, _tell: WakeOnDrop(waker) }, weak)
+    }
+}
+
+impl Drop for WakeOnDrop {
+    fn drop(&mut self) {
+        self.0.wake();
+    }
 }
 
 /// The sending side of all queues.
@@ -66,6 +94,7 @@ impl Drop for TxLane {
 /// A rung that was reached.
 pub struct Reached {
     pub rung: Rung,
+    pub frame_size: FrameSize,
     /// How, in a few words, and why not higher.
     pub reason: String,
     pub rx: RxLane,
@@ -74,23 +103,37 @@ pub struct Reached {
     pub sockets: Vec<(OwnedFd, Arc<SocketCounters>)>,
 }
 
+/// Why no AF_XDP rung can be had.
+pub struct Refusal {
+    pub why: String,
+    /// A queue has a socket still. The kernel lets go of a closed one's queue only a moment later, so it is worth trying
+    /// again soon.
+    pub busy: bool,
+}
+
+impl<T: Display> From<T> for Refusal {
+    fn from(why: T) -> Self {
+        Refusal { why: why.to_string(), busy: false }
+    }
+}
+
 /// Climbs as high as the interface and the settings allow.
 ///
 /// # Errors
 /// Why none of the AF_XDP rungs can be had.
-pub fn climb(settings: &Settings, link: &Link, addresses: &[IpAddr]) -> Result<Reached, String> {
+pub fn climb(settings: &Settings, link: &Link, addresses: &[IpAddr]) -> Result<Reached, Refusal> {
     if !link.running {
         return Err("the interface is down".into());
     }
     let size = FrameSize::for_mtu(link.mtu as usize);
     let size = size.ok_or_else(|| format!("its MTU of {} is more than a frame holds", link.mtu))?;
-    let facts = Facts::gather(&settings.interface).map_err(|e| e.to_string())?;
+    let (mut why, mut busy) = (Vec::new(), false);
+    let facts = Facts::gather(&settings.interface)?;
     let generic = settings.mode == XdpMode::Generic;
     let queues = facts.nic.queues.rx.clamp(1, MAX_QUEUES as u32);
     let umem = umem_settings(queues, size);
     let bytes = u64::from(umem.frames) * size.bytes() as u64;
     let asked = Asked { xdp: true, generic, umem: bytes, own_program: None };
-    let mut why = Vec::new();
     for (rung, verdict) in rungs(&facts, asked) {
         let (attach, bind) = match rung {
             Rung::ZeroCopy if !generic => (AttachMode::Native, BindMode::ZeroCopy),
@@ -100,19 +143,22 @@ pub fn climb(settings: &Settings, link: &Link, addresses: &[IpAddr]) -> Result<R
         };
         // What is forbidden by what is known need not be tried; what is allowed may still be refused.
         let tried = verdict
-            .map_err(|why| why.to_string())
+            .map_err(Refusal::from)
             .and_then(|()| step(settings, link, addresses, umem, queues, attach, bind));
         match tried {
             Ok((rx, tx, program, sockets)) => {
                 let plural = if queues == 1 { "" } else { "s" };
                 let not = why.iter().map(|why| format!("; {why}")).collect::<String>();
                 let reason = format!("AF_XDP on {queues} queue{plural} of {}{not}", settings.interface);
-                return Ok(Reached { rung, reason, rx, tx, program, sockets });
+                return Ok(Reached { rung, frame_size: size, reason, rx, tx, program, sockets });
             }
-            Err(error) => why.push(format!("no {rung}: {error}")),
+            Err(refusal) => {
+                why.push(format!("no {}: {}", rung.name(), refusal.why));
+                busy |= refusal.busy;
+            }
         }
     }
-    Err(why.join("; "))
+    Err(Refusal { why: why.join("; "), busy })
 }
 
 /// Frames and rings for so many queues.
@@ -140,22 +186,24 @@ fn step(
     queues: u32,
     attach: AttachMode,
     bind: BindMode,
-) -> Result<Parts, String> {
-    let say = |error: &dyn std::fmt::Display| error.to_string();
+) -> Result<Parts, Refusal> {
     let interface = &settings.interface;
-    let mut program = Program::attach(interface, attach).map_err(|e| say(&e))?;
+    let mut program = Program::attach(interface, attach)?;
     let receive = umem.rx_ring;
-    let (umem, mut frames) = Umem::new(umem).map_err(|e| say(&e))?;
+    let (umem, mut frames) = Umem::new(umem)?;
     let to_send = frames.split_off((receive * queues) as usize);
     let mut tx = TxLane { queues: Vec::new(), spare: to_send, _umem: umem };
-    let mut rx = RxLane { sockets: Vec::new(), spare: frames };
+    let mut rx = RxLane { sockets: Vec::new(), spare: frames, leave: None };
     let mut sockets = Vec::new();
     for queue in 0..queues {
-        let bound = tx._umem.bind(interface, queue, bind).map_err(|e| say(&e))?;
+        let bound = tx._umem.bind(interface, queue, bind).map_err(|error| Refusal {
+            busy: error.error.raw_os_error() == Some(libc::EBUSY),
+            why: error.to_string(),
+        })?;
         if bound.mode != bind {
             return Err("the kernel bound the socket to copy mode after all".into());
         }
-        let duplicate = bound.rx.as_fd().try_clone_to_owned().map_err(|e| say(&e))?;
+        let duplicate = bound.rx.as_fd().try_clone_to_owned()?;
         sockets.push((duplicate, bound.rx.shared_counters().clone()));
         rx.sockets.push(bound.rx);
         tx.queues.push(TxQueue { socket: bound.tx, pending: VecDeque::with_capacity(64) });
@@ -164,13 +212,13 @@ fn step(
         let mut share = rx.spare.split_off(rx.spare.len() - receive as usize);
         let filled = socket.fill(&mut share);
         rx.spare.append(&mut share);
-        filled.map_err(|e| say(&e))?;
+        filled?;
     }
-    program.set_local(addresses).map_err(|e| say(&e))?;
+    program.set_local(addresses)?;
     for (queue, socket) in rx.sockets.iter().enumerate() {
-        program.register(queue as u32, socket.as_fd()).map_err(|e| say(&e))?;
+        program.register(queue as u32, socket.as_fd())?;
     }
     // Last: without a port the program redirects nothing.
-    program.set_config(SteeringConfig { mac: link.mac, port: settings.port }).map_err(|e| say(&e))?;
+    program.set_config(SteeringConfig { mac: link.mac, port: settings.port })?;
     Ok((rx, tx, program, sockets))
 }

@@ -63,13 +63,14 @@ pub fn open(settings: Settings, udp_rx: UdpRx, udp_tx: UdpTx) -> Result<(XdpRx, 
     let status = Arc::new(XdpStatus::new(settings.interface.clone()));
     let (give, take) = sync_channel(4);
     let ready = Ready::new().context("cannot create an epoll instance")?;
-    let waker = ready.waker();
+    let to_send = Ready::new().context("cannot create an epoll instance")?;
+    let wakers = [ready.waker(), to_send.waker()];
     let rx = XdpRx::new(udp_rx, take, ready, status.clone())?;
-    let mut supervisor = Supervisor::new(settings.clone(), mirror, give, waker, status.clone());
+    let mut supervisor = Supervisor::new(settings.clone(), mirror, give, wakers, status.clone());
     let lane = supervisor.start();
     if settings.required && lane.is_none() {
         bail!("AF_XDP cannot be had on {}: {}", settings.interface, status.reason());
     }
-    let tx = XdpTx::new(udp_tx, supervisor, lane, &settings, status.clone())?;
+    let tx = XdpTx::new(udp_tx, supervisor, lane, to_send, &settings, status.clone())?;
     Ok((rx, tx, status))
 }

@@ -58,6 +58,11 @@ impl Ready {
         self.waker.clone()
     }
 
+    /// What [`look`](Self::look) reports when somebody has woken it.
+    pub fn waker_fd(&self) -> BorrowedFd<'_> {
+        self.waker.0.as_fd()
+    }
+
     pub fn add(&self, fd: BorrowedFd<'_>, events: u32) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_ADD, fd, events)
     }
@@ -90,7 +95,7 @@ impl AsFd for Ready {
     }
 }
 
-/// A timer that fires once; readable edge by edge.
+/// A timer; readable edge by edge.
 pub struct Alarm(OwnedFd);
 
 impl Alarm {
@@ -104,9 +109,18 @@ impl Alarm {
 
     /// Fires once after `nanos`, which are less than a second.
     pub fn set(&self, nanos: u32) {
-        let none = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         let after = libc::timespec { tv_sec: 0, tv_nsec: nanos.into() };
-        let spec = libc::itimerspec { it_interval: none, it_value: after };
+        self.start(after, libc::timespec { tv_sec: 0, tv_nsec: 0 });
+    }
+
+    /// Fires every second from now on.
+    pub fn every_second(&self) {
+        let second = libc::timespec { tv_sec: 1, tv_nsec: 0 };
+        self.start(second, second);
+    }
+
+    fn start(&self, after: libc::timespec, then_every: libc::timespec) {
+        let spec = libc::itimerspec { it_interval: then_every, it_value: after };
         // SAFETY: `spec` outlives the call; the old value is not asked for. It cannot fail with such a value.
         unsafe { libc::timerfd_settime(self.0.as_raw_fd(), 0, &spec, std::ptr::null_mut()) };
     }

@@ -114,7 +114,7 @@ impl XdpRx {
         got: &mut Received,
     ) -> usize {
         let XdpRx { lane: Some(lane), first, counters, status, .. } = self else { return 0 };
-        let RxLane { sockets, spare } = lane;
+        let RxLane { sockets, spare, .. } = lane;
         let queues = sockets.len();
         *first = (*first + 1) % queues.max(1);
         let mut came = 0;

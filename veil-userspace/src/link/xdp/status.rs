@@ -22,6 +22,8 @@ pub struct XdpCounters {
     pub moves_to_socket: AtomicU64,
     /// How often sending waited for frames or room in the ring.
     pub ring_blocked: AtomicU64,
+    /// Datagrams that were counted as sent and waited for the ring when the lane was given up.
+    pub ring_lost: AtomicU64,
     /// How often the link went to another rung.
     pub transitions: AtomicU64,
 }
@@ -107,6 +109,7 @@ impl XdpStatus {
             ("ring_sent", of(&c.ring_sent)),
             ("ring_refused", of(&c.ring_refused)),
             ("ring_blocked", of(&c.ring_blocked)),
+            ("ring_lost", of(&c.ring_lost)),
             ("moves_to_ring", of(&c.moves_to_ring)),
             ("moves_to_socket", of(&c.moves_to_socket)),
             ("transitions", of(&c.transitions)),

@@ -1,19 +1,32 @@
 //! Keeps the link as high on the ladder as the interface allows while the tunnel runs.
 //!
 //! rtnetlink tells of every change. When the interface goes down its sockets are kept and paths go by UDP until it is up
-//! again; when it is gone, or somebody has detached the program, everything of AF_XDP is given up, and tried again when
-//! the interface next changes. Each transition is logged with its reason and counted.
+//! again; when it is gone, everything of AF_XDP is given up until there is one of that name; so it is, to begin with larger
+//! frames, when the MTU outgrows them. When somebody has detached the program, which rtnetlink does not tell and is
+//! therefore looked at every second, AF_XDP is given up until the interface next changes: whoever did it meant it.
+//! Each transition is logged with its reason and counted.
+//!
+//! A queue takes new sockets only when both ends have let go of the old ones, so the sending end is woken when the
+//! receiving end has, and a queue that the kernel has not freed yet is tried again.
 
 use super::Settings;
-use super::ladder::{Reached, RxLane, TxLane, climb};
+use super::ladder::{Leave, Reached, RxLane, TxLane, climb};
 use super::ready::Waker;
 use super::status::XdpStatus;
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 use veil_ebpf::SteeringConfig;
+use veil_xdp::FrameSize;
 use veil_xdp::ladder::Rung;
-use veil_xdp::next_hop::{Changes, Link, NextHops};
+use veil_xdp::next_hop::{Link, NextHops};
+
+/// How often a queue is tried again that was not free, before it counts as somebody else's.
+const TRIES: u32 = 5;
+/// The same at start, where it may be waited for; and how long between two attempts.
+const TRIES_AT_START: u32 = 100;
+const PAUSE_AT_START: Duration = Duration::from_millis(10);
 
 /// What has become of the sending lane.
 pub enum Verdict {
@@ -34,13 +47,26 @@ pub struct Supervisor {
     settings: Settings,
     pub mirror: NextHops,
     give: SyncSender<Option<RxLane>>,
-    waker: Waker,
+    receiver: Waker,
+    sender: Waker,
     status: Arc<XdpStatus>,
-    /// The rung reached and why, while there is a lane; and the interface it is on.
-    reached: Option<(Rung, String, u32)>,
+    /// While there is a lane.
+    standing: Option<Standing>,
     paused: bool,
     /// The interface as it was when the ladder was last tried in vain.
     tried: Option<(u32, Link)>,
+    /// Attempts left to find a queue free.
+    tries: u32,
+    /// The receiving lane, as long as there is one.
+    receiving: Weak<()>,
+}
+
+/// The rung reached, and how.
+struct Standing {
+    rung: Rung,
+    reason: String,
+    interface: u32,
+    frame_size: FrameSize,
 }
 
 impl Supervisor {
@@ -48,38 +74,68 @@ impl Supervisor {
         settings: Settings,
         mirror: NextHops,
         give: SyncSender<Option<RxLane>>,
-        waker: Waker,
+        [receiver, sender]: [Waker; 2],
         status: Arc<XdpStatus>,
     ) -> Self {
-        Supervisor { settings, mirror, give, waker, status, reached: None, paused: false, tried: None }
+        Supervisor {
+            settings,
+            mirror,
+            give,
+            receiver,
+            sender,
+            status,
+            standing: None,
+            paused: false,
+            tried: None,
+            tries: TRIES,
+            receiving: Weak::new(),
+        }
     }
 
     /// The interface whose ring is used; 0 for none.
     pub fn interface(&self) -> u32 {
-        self.reached.as_ref().filter(|_| !self.paused).map_or(0, |reached| reached.2)
+        self.standing.as_ref().filter(|_| !self.paused).map_or(0, |standing| standing.interface)
     }
 
     /// Climbs the ladder for the first time.
     pub fn start(&mut self) -> Option<TxLane> {
         let index = self.mirror.interface(&self.settings.interface)?;
         let link = self.mirror.link(index)?.clone();
-        self.climb(index, link)
+        let mut lane = self.climb(index, link.clone());
+        // A daemon that was killed a moment ago may have left a queue that the kernel has not freed yet.
+        for _ in 0..TRIES_AT_START {
+            if lane.is_some() || self.tries == 0 {
+                break;
+            }
+            std::thread::sleep(PAUSE_AT_START);
+            lane = self.climb(index, link.clone());
+        }
+        lane
     }
 
     fn climb(&mut self, index: u32, link: Link) -> Option<TxLane> {
+        if self.receiving.strong_count() > 0 {
+            // It wakes us when it is gone.
+            return None;
+        }
         let addresses = self.mirror.local_addresses();
         match climb(&self.settings, &link, &addresses) {
-            Ok(Reached { rung, reason, rx, tx, program, sockets }) => {
+            Ok(Reached { rung, frame_size, reason, mut rx, tx, program, sockets }) => {
                 self.status.keep(program, sockets);
                 self.status.stands_on(rung, reason.clone());
-                self.reached = Some((rung, reason, index));
+                self.standing = Some(Standing { rung, reason, interface: index, frame_size });
                 (self.paused, self.tried) = (false, None);
+                let (leave, receiving) = Leave::new(self.sender.clone());
+                (rx.leave, self.receiving) = (Some(leave), receiving);
                 self.hand_over(Some(rx));
                 Some(tx)
             }
-            Err(why) => {
-                self.status.stands_on(Rung::Udp, why);
+            Err(refusal) => {
+                self.status.stands_on(Rung::Udp, refusal.why);
                 self.tried = Some((index, link));
+                if !refusal.busy {
+                    self.tries = 0;
+                }
                 None
             }
         }
@@ -88,14 +144,14 @@ impl Supervisor {
     fn hand_over(&self, lane: Option<RxLane>) {
         // The receiving end is gone only when everything is being torn down.
         let _ = self.give.send(lane);
-        self.waker.wake();
+        self.receiver.wake();
     }
 
-    /// Takes in what has changed; to be called when the mirror is readable.
+    /// Takes in what has changed; to be called when the mirror is readable, when woken, and, with `tick`, every second.
     ///
     /// # Errors
     /// When netlink has broken off.
-    pub fn update(&mut self) -> io::Result<Verdict> {
+    pub fn update(&mut self, tick: bool) -> io::Result<Verdict> {
         let changes = self.mirror.update()?;
         if changes.addresses {
             let addresses = self.mirror.local_addresses();
@@ -104,47 +160,46 @@ impl Supervisor {
                 tracing::warn!("{}: {error}", self.settings.interface);
             }
         }
-        Ok(self.decide(changes))
+        if tick && self.tries > 0 {
+            self.tries -= 1;
+            // The queue may be free by now.
+            self.tried = None;
+        }
+        Ok(self.decide(changes.links || tick))
     }
 
-    fn decide(&mut self, changes: Changes) -> Verdict {
-        if !changes.links {
-            return Verdict::Same;
-        }
+    fn decide(&mut self, changed: bool) -> Verdict {
         let index = self.mirror.interface(&self.settings.interface);
         let now = index.and_then(|index| Some((index, self.mirror.link(index)?.clone())));
-        match (self.reached.clone(), now) {
-            (None, None) => Verdict::Same,
-            (None, Some((index, link))) => {
-                if self.tried.as_ref().is_some_and(|(i, l)| *i == index && same(l, &link)) {
-                    return Verdict::Same;
-                }
-                match self.climb(index, link) {
-                    Some(lane) => Verdict::New(Box::new(lane)),
-                    None => Verdict::Same,
-                }
-            }
-            (Some((.., old)), Some((index, _))) if old != index => {
+        match (&self.standing, now) {
+            (None, now) => self.try_again(now),
+            (Some(_), _) if !changed => Verdict::Same,
+            (Some(_), None) => self.give_up("the interface is gone", None),
+            (Some(standing), Some((index, _))) if standing.interface != index => {
                 self.give_up("the interface was replaced", None)
             }
-            (Some(_), None) => self.give_up("the interface is gone", None),
-            (Some((rung, reason, index)), Some((_, link))) => {
-                if !link.running {
-                    if std::mem::replace(&mut self.paused, true) {
-                        return Verdict::Same;
-                    }
-                    self.status.stands_on(Rung::Udp, "the interface is down".into());
-                    return Verdict::Pause;
+            (Some(_), Some((_, link))) if !link.running => {
+                if std::mem::replace(&mut self.paused, true) {
+                    return Verdict::Same;
                 }
-                if self.status.with_program(|program| program.is_attached()) != Some(true) {
-                    return self.give_up("somebody has detached the steering program", Some((index, link)));
-                }
+                self.status.stands_on(Rung::Udp, "the interface is down".into());
+                Verdict::Pause
+            }
+            (Some(_), Some((index, link)))
+                if self.status.with_program(|program| program.is_attached()) != Some(true) =>
+            {
+                self.give_up("somebody has detached the steering program", Some((index, link)))
+            }
+            (Some(standing), Some((_, link))) if outgrows(&link, standing.frame_size) => {
+                self.give_up("the MTU has outgrown the frames", None)
+            }
+            (Some(standing), Some((_, link))) => {
                 let config = SteeringConfig { mac: link.mac, port: self.settings.port };
                 if let Some(Err(error)) = self.status.with_program(|program| program.set_config(config)) {
                     tracing::warn!("{}: {error}", self.settings.interface);
                 }
                 if std::mem::take(&mut self.paused) {
-                    self.status.stands_on(rung, reason);
+                    self.status.stands_on(standing.rung, standing.reason.clone());
                     return Verdict::Resume;
                 }
                 Verdict::Same
@@ -152,25 +207,30 @@ impl Supervisor {
         }
     }
 
+    /// Climbs, unless nothing has changed that could make another attempt succeed.
+    fn try_again(&mut self, now: Option<(u32, Link)>) -> Verdict {
+        let Some((index, link)) = now else { return Verdict::Same };
+        if let Some((before, as_it_was)) = &self.tried {
+            if (*before, as_it_was) == (index, &link) {
+                return Verdict::Same;
+            }
+            self.tries = TRIES;
+        }
+        self.climb(index, link).map_or(Verdict::Same, |lane| Verdict::New(Box::new(lane)))
+    }
+
     /// Lets go of everything of AF_XDP. `tried` keeps it from being tried again before the interface changes.
     fn give_up(&mut self, why: &str, tried: Option<(u32, Link)>) -> Verdict {
         self.status.release();
         self.hand_over(None);
-        (self.reached, self.paused, self.tried) = (None, false, tried);
+        self.tries = if tried.is_none() { TRIES } else { 0 };
+        (self.standing, self.paused, self.tried) = (None, false, tried);
         self.status.stands_on(Rung::Udp, why.into());
         Verdict::Gone
     }
-
-    /// Looks once more, after the lane that was given up is gone.
-    pub fn try_again(&mut self) -> Option<TxLane> {
-        let index = self.mirror.interface(&self.settings.interface)?;
-        let link = self.mirror.link(index)?.clone();
-        let tried = self.tried.as_ref().is_some_and(|(i, l)| *i == index && same(l, &link));
-        if self.reached.is_some() || tried { None } else { self.climb(index, link) }
-    }
 }
 
-/// Whether nothing has changed that could make another attempt succeed; who is on the hook may.
-fn same(a: &Link, b: &Link) -> bool {
-    a == b
+/// Whether the interface takes packets that its frames do not hold.
+fn outgrows(link: &Link, frames: FrameSize) -> bool {
+    FrameSize::for_mtu(link.mtu as usize).is_none_or(|size| size.bytes() > frames.bytes())
 }

@@ -5,7 +5,7 @@
 
 use super::Settings;
 use super::ladder::{TxLane, TxQueue};
-use super::ready::{Alarm, NOTHING, READ, ROOM, Ready};
+use super::ready::{Alarm, NEW, NOTHING, READ, ROOM, Ready};
 use super::status::XdpStatus;
 use super::supervisor::{Supervisor, Verdict};
 use super::ways::Ways;
@@ -14,7 +14,7 @@ use crate::link::udp::{DatagramSender, UdpTx, outer_tos};
 use crate::link::{LinkCounters, LinkTx, SendResult};
 use anyhow::{Context, Result};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use veil_proto::{DropReason, Now, Path, SingleWriter};
 use veil_xdp::{HEADROOM, Kicked};
@@ -36,6 +36,8 @@ pub struct XdpTx {
     ring_blocked: bool,
     ready: Ready,
     alarm: Alarm,
+    /// When to look for what nobody tells of.
+    tick: Alarm,
     dscp: u8,
     status: Arc<XdpStatus>,
     counters: Arc<LinkCounters>,
@@ -46,12 +48,16 @@ impl XdpTx {
         udp: UdpTx,
         supervisor: Supervisor,
         lane: Option<TxLane>,
+        ready: Ready,
         settings: &Settings,
         status: Arc<XdpStatus>,
     ) -> Result<Self> {
-        let (ready, alarm) = (Ready::new()?, Alarm::new()?);
+        let [alarm, tick] = [Alarm::new()?, Alarm::new()?];
+        tick.every_second();
         ready.add(supervisor.mirror.as_fd(), READ).context("cannot watch netlink")?;
-        ready.add(alarm.as_fd(), READ | NOTHING).context("cannot watch a timer")?;
+        for timer in [&alarm, &tick] {
+            ready.add(timer.as_fd(), NEW).context("cannot watch a timer")?;
+        }
         let counters = udp.shared_counters();
         let mut this = XdpTx {
             udp,
@@ -63,6 +69,7 @@ impl XdpTx {
             ring_blocked: false,
             ready,
             alarm,
+            tick,
             dscp: settings.dscp,
             status,
             counters,
@@ -86,30 +93,25 @@ impl XdpTx {
         self.ways.change_interface(self.supervisor.interface(), &self.status.counters);
     }
 
-    /// Gives up the lane: what was on its way into the rings is lost and counted.
+    /// Gives up the lane: what was on its way into the rings is lost and counted. It counts as sent already, like what the
+    /// kernel has not sent yet; or its run is held, and goes again as a whole by the socket.
     fn drop_lane(&mut self) {
         if let Some(lane) = self.lane.take() {
             let pending: usize = lane.queues.iter().map(|queue| queue.pending.len()).sum();
-            self.counters.send_drops.add(DropReason::LinkSend, pending as u64);
+            self.status.counters.ring_lost.bump(pending as u64);
         }
         self.ring_blocked = false;
         self.ways.change_interface(0, &self.status.counters);
     }
 
-    fn supervise(&mut self, now: Now) {
-        match self.supervisor.update() {
+    fn supervise(&mut self, tick: bool, now: Now) {
+        match self.supervisor.update(tick) {
             Ok(Verdict::Same) => {}
             Ok(Verdict::Pause | Verdict::Resume) => {
                 self.ways.change_interface(self.supervisor.interface(), &self.status.counters);
             }
             Ok(Verdict::New(lane)) => self.use_lane(Some(*lane)),
-            Ok(Verdict::Gone) => {
-                self.drop_lane();
-                let lane = self.supervisor.try_again();
-                if lane.is_some() {
-                    self.use_lane(lane);
-                }
-            }
+            Ok(Verdict::Gone) => self.drop_lane(),
             Err(error) => tracing::warn!("netlink: {error}"),
         }
         self.ways.refresh(&mut self.supervisor.mirror, now.mono);
@@ -289,11 +291,15 @@ impl LinkTx for XdpTx {
     }
 
     fn service(&mut self, now: Now) {
-        let mirror = std::os::fd::AsRawFd::as_raw_fd(&self.supervisor.mirror.as_fd());
-        let mut changed = false;
-        self.ready.look(|fd, _| changed |= fd == mirror);
-        if changed {
-            self.supervise(now);
+        let (mirror, waker) = (self.supervisor.mirror.as_fd().as_raw_fd(), self.ready.waker_fd().as_raw_fd());
+        let timer = self.tick.as_fd().as_raw_fd();
+        let (mut changed, mut tick) = (false, false);
+        self.ready.look(|fd, _| {
+            changed |= [mirror, waker].contains(&fd);
+            tick |= fd == timer;
+        });
+        if changed || tick {
+            self.supervise(tick, now);
         }
     }
 
