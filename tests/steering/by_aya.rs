@@ -34,7 +34,7 @@ impl Loaded for ByAya {
     }
 
     fn configure(&mut self) -> Result<()> {
-        let mut config: Array<_, [u8; 8]> =
+        let mut config: Array<_, [u8; size_of::<veil_ebpf::SteeringConfig>()]> =
             self.ebpf.map_mut(maps::CONFIG).context("no CONFIG")?.try_into()?;
         config.set(0, CONFIG.to_bytes(), 0)?;
         let mut addresses: HashMap<_, [u8; 16], u8> =

@@ -4,7 +4,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use veil_ebpf::{SteeringConfig, Verdict, local_key};
 
-pub const CONFIG: SteeringConfig = SteeringConfig { mac: [2, 0, 0, 0xaa, 0xbb, 0xcc], port: 4433 };
+pub const CONFIG: SteeringConfig =
+    SteeringConfig { mac: [2, 0, 0, 0xaa, 0xbb, 0xcc], port: 4433, longest: 1792 };
 const HERE_V4: [u8; 4] = [192, 0, 2, 1];
 const HERE_V6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 
@@ -87,6 +88,11 @@ pub fn table() -> Vec<(&'static str, Vec<u8>, Verdict)> {
         ("IPv6, empty datagram", v6(0), Redirect),
         ("IPv6, bytes behind the packet", [v6(64), vec![0; 4]].concat(), Redirect),
         ("IPv6, bytes behind the datagram", put(v6(64), V6_UDP + 4, &[0, 40]), Redirect),
+        ("IPv4, as long as there is room for", v4(1750), Redirect),
+        ("IPv4, longer", v4(1751), TooLong),
+        ("IPv6, as long as there is room for", v6(1730), Redirect),
+        ("IPv6, longer", v6(1731), TooLong),
+        ("IPv4, longer, and forwarded", put(v4(1751), V4_DESTINATION + 3, &[2]), WrongAddress),
         ("802.1Q, IPv4", insert(v4(64), 12, &[0x81, 0, 0, 7]), Vlan),
         ("802.1Q, IPv6", insert(v6(64), 12, &[0x81, 0, 0, 7]), Vlan),
         ("802.1ad", insert(v4(64), 12, &[0x88, 0xa8, 0, 7, 0x81, 0, 0, 7]), Vlan),

@@ -27,7 +27,7 @@ impl<'a> Rest<'a> {
 pub fn is_ours(frame: &[u8]) -> bool {
     datagram_to(frame).is_some_and(|(address, port)| {
         let here = local().map(|key| Ipv6Addr::from(key).to_canonical());
-        here.contains(&address) && port == u64::from(CONFIG.port)
+        here.contains(&address) && port == u64::from(CONFIG.port) && frame.len() <= CONFIG.longest.into()
     })
 }
 

@@ -42,7 +42,7 @@ impl Station {
     pub fn new(wire: &Wire, mode: AttachMode, queues: usize) -> Result<Station> {
         let _inside = wire.ours.enter()?;
         let mut program = Program::attach(INTERFACE, mode)?;
-        program.set_config(SteeringConfig { mac: wire.our_mac, port: PORT })?;
+        program.set_config(SteeringConfig { mac: wire.our_mac, port: PORT, longest: 1792 })?;
         program.set_local(&PAIRS.map(|(ours, _)| ours))?;
         let (umem, mut free) = Umem::new(settings(queues))?;
         let mut sockets = Vec::new();

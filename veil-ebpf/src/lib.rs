@@ -47,13 +47,17 @@ pub struct SteeringConfig {
     pub mac: [u8; 6],
     /// VEIL's UDP port as a number, not in network order; 0 redirects nothing.
     pub port: u16,
+    /// Bytes of the longest Ethernet frame that the sockets have room for. Longer ones, which segmentation offload joins
+    /// on this host's side of the NIC, would be lost in a socket; the kernel takes them.
+    pub longest: u16,
 }
 
 impl SteeringConfig {
     /// The value of [`maps::CONFIG`] as it lies in memory.
-    pub const fn to_bytes(self) -> [u8; 8] {
-        let ([a, b, c, d, e, f], [p, q]) = (self.mac, self.port.to_ne_bytes());
-        [a, b, c, d, e, f, p, q]
+    pub const fn to_bytes(self) -> [u8; size_of::<SteeringConfig>()] {
+        let ([a, b, c, d, e, f], [p, q], [l, m]) =
+            (self.mac, self.port.to_ne_bytes(), self.longest.to_ne_bytes());
+        [a, b, c, d, e, f, p, q, l, m]
     }
 }
 
@@ -95,11 +99,13 @@ pub enum Verdict {
     BadUdpLength,
     /// To an address that is not this host's: what it forwards, multicast.
     WrongAddress,
+    /// Longer than what the sockets have room for.
+    TooLong,
 }
 
 impl Verdict {
     /// Every verdict, in the order of the counters.
-    pub const ALL: [Verdict; 14] = [
+    pub const ALL: [Verdict; 15] = [
         Verdict::Redirect,
         Verdict::NoSocket,
         Verdict::NotConfigured,
@@ -114,6 +120,7 @@ impl Verdict {
         Verdict::WrongPort,
         Verdict::BadUdpLength,
         Verdict::WrongAddress,
+        Verdict::TooLong,
     ];
 
     /// The name of its counter.
@@ -133,6 +140,7 @@ impl Verdict {
             Verdict::WrongPort => "wrong_port",
             Verdict::BadUdpLength => "bad_udp_length",
             Verdict::WrongAddress => "wrong_address",
+            Verdict::TooLong => "too_long",
         }
     }
 }

@@ -30,6 +30,8 @@ pub fn classify<P: Packet + ?Sized>(
         _ => Err(Verdict::NotIp),
     };
     match local {
+        // Asked by a byte, not by the length: the verifier follows only comparisons with the packet's end.
+        Ok(true) if frame.load::<1>(config.longest as usize).is_some() => Verdict::TooLong,
         Ok(true) => Verdict::Redirect,
         Ok(false) => Verdict::WrongAddress,
         Err(verdict) => verdict,

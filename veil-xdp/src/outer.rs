@@ -286,7 +286,7 @@ mod tests {
                 prop_assert_eq!(slow(&all), 0xffff);
             }
             frame.resize(frame.len() + padding, 0xee);
-            let config = SteeringConfig { mac: MACS.1, port: destination.port() };
+            let config = SteeringConfig { mac: MACS.1, port: destination.port(), longest: u16::MAX };
             prop_assert_eq!(classify(&frame[..], &config, |_| true), Verdict::Redirect);
             let outer = parse(&frame).expect("it was redirected");
             prop_assert_eq!(&frame[outer.payload.clone()], &payload[..]);
@@ -306,7 +306,7 @@ mod tests {
         ) {
             let mut frame = frame(source, destination, &payload, 0, true);
             changes.iter().for_each(|&(at, byte)| if let Some(b) = frame.get_mut(at) { *b = byte });
-            let config = SteeringConfig { mac: MACS.1, port: destination.port() };
+            let config = SteeringConfig { mac: MACS.1, port: destination.port(), longest: u16::MAX };
             if classify(&frame[..], &config, |_| true) == Verdict::Redirect {
                 prop_assert!(parse(&frame).is_some());
             }

@@ -109,7 +109,7 @@ pub struct Program {
     id: Option<u32>,
     link: OwnedFd,
     sockets: XskMap<MapData>,
-    config: Array<MapData, [u8; 8]>,
+    config: Array<MapData, [u8; size_of::<SteeringConfig>()]>,
     local: HashMap<MapData, [u8; 16], u8>,
     counters: PerCpuArray<MapData, u64>,
     /// What is in `local`.
@@ -280,7 +280,7 @@ fn loaded(ebpf: &mut Ebpf) -> Result<(BorrowedFd<'_>, Option<u32>), Box<dyn Erro
 
 struct Maps {
     sockets: XskMap<MapData>,
-    config: Array<MapData, [u8; 8]>,
+    config: Array<MapData, [u8; size_of::<SteeringConfig>()]>,
     local: HashMap<MapData, [u8; 16], u8>,
     counters: PerCpuArray<MapData, u64>,
 }

@@ -22,6 +22,11 @@ impl FrameSize {
         }
     }
 
+    /// Bytes of the longest packet that is received whole, from its Ethernet header on.
+    pub const fn longest(self) -> u16 {
+        (self.bytes() - HEADROOM) as u16
+    }
+
     /// The smaller size that holds whole Ethernet frames of an interface with this MTU; `None` if neither does.
     pub const fn for_mtu(mtu: usize) -> Option<FrameSize> {
         // Ethernet header and one VLAN tag.

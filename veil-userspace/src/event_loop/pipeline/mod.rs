@@ -1,9 +1,11 @@
 //! `ThreadingMode::Pipeline`: RX, process and TX on threads of their own, joined by queues of runs, and control beside them
 //! on the thread that calls [`run`](ThreadedEventLoop::run).
 //!
-//!     RX ──from_link, from_tun──► process ──to_tun, to_link──► TX
-//!      ▲            frames home ◄────┤ ▲                      │
-//!      └─────────────────────────────┴─┴─────frames home──────┘
+//! ```text
+//! RX ──from_link, from_tun──► process ──to_tun, to_link──► TX
+//!  ▲            frames home ◄────┤ ▲                      │
+//!  └─────────────────────────────┴─┴─────frames home──────┘
+//! ```
 //!
 //! Stages share no memory but queues with one producer and one consumer each, frames move through them by value, and so do
 //! finished sessions from control to the process stage. A stage that has nothing to do spins a little and then sleeps;

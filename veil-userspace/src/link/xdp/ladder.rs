@@ -219,6 +219,7 @@ fn step(
         program.register(queue as u32, socket.as_fd())?;
     }
     // Last: without a port the program redirects nothing.
-    program.set_config(SteeringConfig { mac: link.mac, port: settings.port })?;
+    let longest = frame_size.longest();
+    program.set_config(SteeringConfig { mac: link.mac, port: settings.port, longest })?;
     Ok((rx, tx, program, sockets))
 }

@@ -194,7 +194,11 @@ impl Supervisor {
                 self.give_up("the MTU has outgrown the frames", None)
             }
             (Some(standing), Some((_, link))) => {
-                let config = SteeringConfig { mac: link.mac, port: self.settings.port };
+                let config = SteeringConfig {
+                    mac: link.mac,
+                    port: self.settings.port,
+                    longest: standing.frame_size.longest(),
+                };
                 if let Some(Err(error)) = self.status.with_program(|program| program.set_config(config)) {
                     tracing::warn!("{}: {error}", self.settings.interface);
                 }
