@@ -9,6 +9,7 @@
 mod batch;
 mod cmsg;
 mod error_queue;
+mod port_holder;
 mod rx;
 mod single;
 mod socket;

@@ -8,6 +8,7 @@
 //! (`IP_RECVERR`).
 
 use super::error_queue::PathError;
+use super::port_holder::port_holder;
 use anyhow::{Context, Result, anyhow};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::VecDeque;
@@ -127,10 +128,15 @@ fn bind(address: SocketAddr) -> io::Result<(Socket, u16)> {
 fn bind_error(address: SocketAddr, error: io::Error) -> anyhow::Error {
     let port = address.port();
     let cure = match error.kind() {
-        io::ErrorKind::AddrInUse => format!(
-            "UDP port {port} is already in use; stop what holds it (`ss -ulpn 'sport = :{port}'` names it) \
-             or choose another listen port"
-        ),
+        io::ErrorKind::AddrInUse => match port_holder(port) {
+            Some(holder) => format!(
+                "UDP port {port} is already in use by {holder}; stop that or choose another listen port"
+            ),
+            None => format!(
+                "UDP port {port} is already in use; stop what holds it (`ss -ulpn 'sport = :{port}'` names it) \
+                 or choose another listen port"
+            ),
+        },
         io::ErrorKind::PermissionDenied => {
             format!("UDP port {port} needs CAP_NET_BIND_SERVICE; grant it or choose a port of 1024 or above")
         }
