@@ -3,6 +3,8 @@
 //! Every scenario ends with the conservation check on every daemon. Without privileges they skip, loudly;
 //! `VEIL_PRIVILEGED=1` turns a skip into a failure. Times are printed, not asserted, beyond a generous deadline.
 
+#[path = "../shared/attached.rs"]
+mod attached;
 mod bad_input;
 mod carries;
 mod cleanup;
@@ -20,3 +22,4 @@ mod rotation;
 mod silent_path;
 mod stop;
 mod tunnel;
+mod xdp;

@@ -69,6 +69,11 @@ impl Hosts {
         Ok(third)
     }
 
+    /// What all of it belongs to.
+    pub fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
     pub fn start(self) -> Result<Tunnel> {
         Ok(Tunnel { left: self.left.start()?, right: self.right.start()?, hosts: self })
     }
