@@ -102,7 +102,7 @@ fn both_ways(modes: [ThreadingMode; 2], settings: Settings) {
         let receivers = [&sides[1].host, &sides[0].host].map(|host| scope.spawn(|| receive_all(host)));
         let senders = [0, 1].map(|n: usize| (n, &sides[n].host));
         let senders = senders.map(|(n, host)| scope.spawn(move || send_all(host, n)));
-        senders.map(|sender| sender.join().expect("a sender"));
+        senders.into_iter().for_each(|sender| sender.join().expect("a sender"));
         receivers.map(|receiver| receiver.join().expect("packets in order"))
     });
     let [a, b] = sides.map(Side::stop);

@@ -81,6 +81,14 @@ fn colons<S: Serializer>(mac: &Option<[u8; 6]>, serializer: S) -> Result<S::Ok, 
     mac.map(mac_text).serialize(serializer)
 }
 
+/// How many receive queues the interface called `name` uses, in the namespace of this thread.
+///
+/// # Errors
+/// There is no such interface, or its driver does not say.
+pub fn receive_queues(name: &str) -> io::Result<u32> {
+    ethtool::queues(name).map(|queues| queues.rx)
+}
+
 /// How many queues an interface has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Queues {

@@ -7,7 +7,7 @@ use veil_lab::{Daemon, Namespace, Node, ping, require_privileges};
 use veil_tests::show;
 use veil_xdp::nic::Facts;
 
-use super::{AUTO, GENERIC, Link, NATIVE, count, end, finish, goes_by_ring, rung, start};
+use super::{AUTO, GENERIC, Link, NATIVE, count, end, finish, goes_by_ring, rung, stands_on, start};
 use crate::attached::attached_programs;
 use crate::tunnel::{Hosts, Outer, PATIENCE, Tunnel};
 
@@ -98,6 +98,13 @@ fn a_second_daemon_is_told_who_is_there() -> Result<()> {
     ensure!(shown["rung"] == "udp" && reason.contains("veil_steer") && reason.contains(&program), "{reason}");
     ensure!(on_the_hook(far)?.len() == 1);
     goes_by_ring(&tunnel.right, far, "10.8.0.1")?;
+    // The first ends, and the hook is the second's.
+    let Tunnel { left, right, hosts } = tunnel;
+    end(right)?;
+    stands_on(&second, "native copy")?;
+    ensure!(count(&second, "transitions")? == 1, "{}", second.log());
     end(second)?;
-    finish(tunnel)
+    end(left)?;
+    drop(hosts);
+    Ok(())
 }

@@ -89,6 +89,33 @@ fn used_queues(server: &Node) -> Result<usize> {
 }
 
 #[test]
+fn more_queues_get_more_sockets() -> Result<()> {
+    if !require_privileges("more_queues_get_more_sockets") {
+        return Ok(());
+    }
+    let lab = Lab::new("more-queues")?;
+    let (server, clients) = scene(&lab)?;
+    let place = &clients[0].namespace;
+    // A veth wants as many receive queues as the other end has to send.
+    place.exec(["ethtool", "-L", "eth0", "tx", "2"])?;
+    server.namespace.exec(["ethtool", "-L", "eth0", "rx", "2"])?;
+    let (daemon, client) = (server.start_with(NATIVE)?, clients[0].start_with(UDP)?);
+    ensure!(count(&daemon, "queues")? == 2, "{}", daemon.log());
+    let transfer = Transfer::start(place, &server.namespace, "10.8.0.254")?;
+    transfer.wait_for(1 << 20, PATIENCE)?;
+    server.namespace.exec(["ethtool", "-L", "eth0", "rx", "4"])?;
+    until("sockets on all queues", || Ok(count(&daemon, "queues")? == QUEUES))
+        .map_err(|error| error.context(daemon.log()))?;
+    let arrived = transfer.arrived();
+    transfer.wait_for(arrived + (1 << 20), PATIENCE)?;
+    transfer.finish()?;
+    goes_by_ring(&daemon, &server.namespace, "10.8.0.1")?;
+    ensure!(count(&daemon, "transitions")? == 3, "{}", daemon.log());
+    end(client)?;
+    end(daemon)
+}
+
+#[test]
 fn clients_reach_a_server_of_four_queues_native() -> Result<()> {
     all_queues("queues-native", NATIVE)
 }

@@ -15,7 +15,8 @@ use veil_xdp::ladder::{Asked, Rung, rungs};
 use veil_xdp::next_hop::Link;
 use veil_xdp::nic::Facts;
 use veil_xdp::{
-    AttachMode, BindMode, FrameSize, Program, SocketCounters, Umem, UmemFrame, UmemSettings, XskRx, XskTx,
+    AttachError, AttachMode, BindMode, FrameSize, Program, SocketCounters, Umem, UmemFrame, UmemSettings,
+    XskRx, XskTx,
 };
 
 /// Frames to receive into and to send from, all queues together, and how many of them a queue has.
@@ -95,6 +96,8 @@ impl Drop for TxLane {
 pub struct Reached {
     pub rung: Rung,
     pub frame_size: FrameSize,
+    /// Queues of the interface.
+    pub queues: u32,
     /// How, in a few words, and why not higher.
     pub reason: String,
     pub rx: RxLane,
@@ -109,11 +112,13 @@ pub struct Refusal {
     /// A queue has a socket still. The kernel lets go of a closed one's queue only a moment later, so it is worth trying
     /// again soon.
     pub busy: bool,
+    /// Another program is on the hook.
+    pub held: bool,
 }
 
 impl<T: Display> From<T> for Refusal {
     fn from(why: T) -> Self {
-        Refusal { why: why.to_string(), busy: false }
+        Refusal { why: why.to_string(), busy: false, held: false }
     }
 }
 
@@ -127,13 +132,13 @@ pub fn climb(settings: &Settings, link: &Link, addresses: &[IpAddr]) -> Result<R
     }
     let size = FrameSize::for_mtu(link.mtu as usize);
     let size = size.ok_or_else(|| format!("its MTU of {} is more than a frame holds", link.mtu))?;
-    let (mut why, mut busy) = (Vec::new(), false);
     let facts = Facts::gather(&settings.interface)?;
     let generic = settings.mode == XdpMode::Generic;
     let queues = facts.nic.queues.rx.clamp(1, MAX_QUEUES as u32);
     let umem = umem_settings(queues, size);
     let bytes = u64::from(umem.frames) * size.bytes() as u64;
     let asked = Asked { xdp: true, generic, umem: bytes, own_program: None };
+    let (mut why, mut busy, mut held) = (Vec::new(), false, !facts.nic.hook.is_empty());
     for (rung, verdict) in rungs(&facts, asked) {
         let (attach, bind) = match rung {
             Rung::ZeroCopy if !generic => (AttachMode::Native, BindMode::ZeroCopy),
@@ -144,21 +149,31 @@ pub fn climb(settings: &Settings, link: &Link, addresses: &[IpAddr]) -> Result<R
         // What is forbidden by what is known need not be tried; what is allowed may still be refused.
         let tried = verdict
             .map_err(Refusal::from)
-            .and_then(|()| step(settings, link, addresses, umem, queues, attach, bind));
+            .and_then(|()| step(settings, link, addresses, size, queues, attach, bind));
         match tried {
             Ok((rx, tx, program, sockets)) => {
                 let plural = if queues == 1 { "" } else { "s" };
                 let not = why.iter().map(|why| format!("; {why}")).collect::<String>();
                 let reason = format!("AF_XDP on {queues} queue{plural} of {}{not}", settings.interface);
-                return Ok(Reached { rung, frame_size: size, reason, rx, tx, program, sockets });
+                return Ok(Reached {
+                    rung,
+                    frame_size: size,
+                    queues: facts.nic.queues.rx,
+                    reason,
+                    rx,
+                    tx,
+                    program,
+                    sockets,
+                });
             }
             Err(refusal) => {
                 why.push(format!("no {}: {}", rung.name(), refusal.why));
                 busy |= refusal.busy;
+                held |= refusal.held;
             }
         }
     }
-    Err(Refusal { why: why.join("; "), busy })
+    Err(Refusal { why: why.join("; "), busy, held })
 }
 
 /// Frames and rings for so many queues.
@@ -182,13 +197,17 @@ fn step(
     settings: &Settings,
     link: &Link,
     addresses: &[IpAddr],
-    umem: UmemSettings,
+    frame_size: FrameSize,
     queues: u32,
     attach: AttachMode,
     bind: BindMode,
 ) -> Result<Parts, Refusal> {
     let interface = &settings.interface;
-    let mut program = Program::attach(interface, attach)?;
+    let mut program = Program::attach(interface, attach).map_err(|error| Refusal {
+        held: matches!(error, AttachError::Busy { .. }),
+        ..Refusal::from(error)
+    })?;
+    let umem = umem_settings(queues, frame_size);
     let receive = umem.rx_ring;
     let (umem, mut frames) = Umem::new(umem)?;
     let to_send = frames.split_off((receive * queues) as usize);
@@ -198,7 +217,7 @@ fn step(
     for queue in 0..queues {
         let bound = tx._umem.bind(interface, queue, bind).map_err(|error| Refusal {
             busy: error.error.raw_os_error() == Some(libc::EBUSY),
-            why: error.to_string(),
+            ..Refusal::from(error)
         })?;
         if bound.mode != bind {
             return Err("the kernel bound the socket to copy mode after all".into());

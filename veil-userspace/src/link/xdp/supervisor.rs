@@ -2,12 +2,13 @@
 //!
 //! rtnetlink tells of every change. When the interface goes down its sockets are kept and paths go by UDP until it is up
 //! again; when it is gone, everything of AF_XDP is given up until there is one of that name; so it is, to begin with larger
-//! frames, when the MTU outgrows them. When somebody has detached the program, which rtnetlink does not tell and is
+//! frames, when the MTU outgrows them, or with more sockets, when the NIC has more queues. When somebody has detached the program, which rtnetlink does not tell and is
 //! therefore looked at every second, AF_XDP is given up until the interface next changes: whoever did it meant it.
 //! Each transition is logged with its reason and counted.
 //!
 //! A queue takes new sockets only when both ends have let go of the old ones, so the sending end is woken when the
-//! receiving end has, and a queue that the kernel has not freed yet is tried again.
+//! receiving end has, and a queue that the kernel has not freed yet is tried again. A hook that somebody else holds is looked
+//! at until it is free.
 
 use super::Settings;
 use super::ladder::{Leave, Reached, RxLane, TxLane, climb};
@@ -18,9 +19,10 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use veil_ebpf::SteeringConfig;
-use veil_xdp::FrameSize;
 use veil_xdp::ladder::Rung;
 use veil_xdp::next_hop::{Link, NextHops};
+use veil_xdp::nic::receive_queues;
+use veil_xdp::{FrameSize, holder};
 
 /// How often a queue is tried again that was not free, before it counts as somebody else's.
 const TRIES: u32 = 5;
@@ -57,6 +59,8 @@ pub struct Supervisor {
     tried: Option<(u32, Link)>,
     /// Attempts left to find a queue free.
     tries: u32,
+    /// It was in vain because another program is on the hook.
+    held: bool,
     /// The receiving lane, as long as there is one.
     receiving: Weak<()>,
 }
@@ -66,6 +70,9 @@ struct Standing {
     rung: Rung,
     reason: String,
     interface: u32,
+    mac: [u8; 6],
+    /// Of the interface, whether or not each has a socket.
+    queues: u32,
     frame_size: FrameSize,
 }
 
@@ -88,6 +95,7 @@ impl Supervisor {
             paused: false,
             tried: None,
             tries: TRIES,
+            held: false,
             receiving: Weak::new(),
         }
     }
@@ -120,10 +128,11 @@ impl Supervisor {
         }
         let addresses = self.mirror.local_addresses();
         match climb(&self.settings, &link, &addresses) {
-            Ok(Reached { rung, frame_size, reason, mut rx, tx, program, sockets }) => {
+            Ok(Reached { rung, frame_size, queues, reason, mut rx, tx, program, sockets }) => {
                 self.status.keep(program, sockets);
                 self.status.stands_on(rung, reason.clone());
-                self.standing = Some(Standing { rung, reason, interface: index, frame_size });
+                let mac = link.mac;
+                self.standing = Some(Standing { rung, reason, interface: index, mac, queues, frame_size });
                 (self.paused, self.tried) = (false, None);
                 let (leave, receiving) = Leave::new(self.sender.clone());
                 (rx.leave, self.receiving) = (Some(leave), receiving);
@@ -133,6 +142,7 @@ impl Supervisor {
             Err(refusal) => {
                 self.status.stands_on(Rung::Udp, refusal.why);
                 self.tried = Some((index, link));
+                self.held = refusal.held;
                 if !refusal.busy {
                     self.tries = 0;
                 }
@@ -160,12 +170,19 @@ impl Supervisor {
                 tracing::warn!("{}: {error}", self.settings.interface);
             }
         }
-        if tick && self.tries > 0 {
-            self.tries -= 1;
-            // The queue may be free by now.
-            self.tried = None;
+        if tick {
+            self.see_if_free();
         }
         Ok(self.decide(changes.links || tick))
+    }
+
+    /// Forgets that it was tried in vain when what was in the way may be gone.
+    fn see_if_free(&mut self) {
+        let Some((index, _)) = self.tried else { return };
+        if self.tries > 0 || (self.held && matches!(holder(index), Ok(None))) {
+            self.tries = self.tries.saturating_sub(1);
+            self.tried = None;
+        }
     }
 
     fn decide(&mut self, changed: bool) -> Verdict {
@@ -193,22 +210,31 @@ impl Supervisor {
             (Some(standing), Some((_, link))) if outgrows(&link, standing.frame_size) => {
                 self.give_up("the MTU has outgrown the frames", None)
             }
-            (Some(standing), Some((_, link))) => {
-                let config = SteeringConfig {
-                    mac: link.mac,
-                    port: self.settings.port,
-                    longest: standing.frame_size.longest(),
-                };
-                if let Some(Err(error)) = self.status.with_program(|program| program.set_config(config)) {
-                    tracing::warn!("{}: {error}", self.settings.interface);
-                }
-                if std::mem::take(&mut self.paused) {
-                    self.status.stands_on(standing.rung, standing.reason.clone());
-                    return Verdict::Resume;
-                }
-                Verdict::Same
+            (Some(standing), Some(_))
+                if receive_queues(&self.settings.interface).is_ok_and(|queues| queues != standing.queues) =>
+            {
+                self.give_up("the number of its queues has changed", None)
+            }
+            (Some(_), Some((_, link))) => self.keep(link),
+        }
+    }
+
+    /// The interface is as it should be.
+    fn keep(&mut self, link: Link) -> Verdict {
+        let Some(standing) = &mut self.standing else { return Verdict::Same };
+        if standing.mac != link.mac {
+            standing.mac = link.mac;
+            let longest = standing.frame_size.longest();
+            let config = SteeringConfig { mac: link.mac, port: self.settings.port, longest };
+            if let Some(Err(error)) = self.status.with_program(|program| program.set_config(config)) {
+                tracing::warn!("{}: {error}", self.settings.interface);
             }
         }
+        if std::mem::take(&mut self.paused) {
+            self.status.stands_on(standing.rung, standing.reason.clone());
+            return Verdict::Resume;
+        }
+        Verdict::Same
     }
 
     /// Climbs, unless nothing has changed that could make another attempt succeed.
@@ -228,6 +254,7 @@ impl Supervisor {
         self.status.release();
         self.hand_over(None);
         self.tries = if tried.is_none() { TRIES } else { 0 };
+        self.held = false;
         (self.standing, self.paused, self.tried) = (None, false, tried);
         self.status.stands_on(Rung::Udp, why.into());
         Verdict::Gone
