@@ -12,6 +12,7 @@ type Step = (&'static str, fn() -> Result<()>);
 const STEPS: &[Step] = &[
     ("test", || test::test(&test::Options::default())),
     ("other threads", test::other_threads),
+    ("AF_XDP", test::af_xdp),
     ("races", test::races),
     ("many cases", test::many_cases),
     ("zero-copy", vm::ci),

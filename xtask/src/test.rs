@@ -73,6 +73,17 @@ pub fn other_threads() -> Result<()> {
     Ok(())
 }
 
+/// Every kernel scenario over AF_XDP in native mode, on one thread and on several.
+pub fn af_xdp() -> Result<()> {
+    for mode in ["single", "pipeline"] {
+        let mut cargo = command(&Options::default())?;
+        cargo.env("VEIL_LINK", "xdp").env("VEIL_THREADS", mode).args(["--test", "kernel"]);
+        let status = cargo.status().context("starting cargo test")?;
+        ensure!(status.success(), "tests failed with the daemons over AF_XDP in {mode} mode");
+    }
+    Ok(())
+}
+
 /// The pipeline under ThreadSanitizer, which needs a nightly compiler and no more; first a planted race, which it must find.
 pub fn races() -> Result<()> {
     let run = |test: &[&str]| {
