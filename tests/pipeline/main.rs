@@ -1,6 +1,7 @@
 //! Whole event loops on threads, over a link and a TUN in memory: no privileges, no kernel, and so the place where
 //! ThreadSanitizer looks (`cargo xtask ci`, step `races`).
 
+mod planted;
 mod side;
 
 use std::collections::HashSet;
@@ -99,9 +100,9 @@ fn both_ways(modes: [ThreadingMode; 2], settings: Settings) {
     meet(&sides);
     let got = thread::scope(|scope| {
         let receivers = [&sides[1].host, &sides[0].host].map(|host| scope.spawn(|| receive_all(host)));
-        for (n, side) in sides.iter().enumerate() {
-            scope.spawn(move || send_all(&side.host, n));
-        }
+        let senders = [0, 1].map(|n: usize| (n, &sides[n].host));
+        let senders = senders.map(|(n, host)| scope.spawn(move || send_all(host, n)));
+        senders.into_iter().for_each(|sender| sender.join().expect("a sender"));
         receivers.map(|receiver| receiver.join().expect("packets in order"))
     });
     let [a, b] = sides.map(Side::stop);
@@ -142,19 +143,22 @@ fn stop_under_load(mode: ThreadingMode) {
         let hosts = [sides[0].host.clone(), sides[1].host.clone()];
         let over = std::sync::atomic::AtomicBool::new(false);
         let ended = thread::scope(|scope| {
+            let mut senders = Vec::new();
             for (n, host) in hosts.iter().enumerate() {
                 let over = &over;
-                scope.spawn(move || {
+                senders.push(scope.spawn(move || {
                     while !over.load(std::sync::atomic::Ordering::Relaxed) {
                         host.send(&packet(n, 7));
                         host.receive();
                     }
-                });
+                }));
             }
             // Where in its work each of them is then is anybody's guess: that is the point.
             thread::sleep(Duration::from_micros(500 * round));
             let stopping = sides.map(|side| scope.spawn(|| side.stop())).map(|stopping| stopping.join());
             over.store(true, std::sync::atomic::Ordering::Relaxed);
+            // One by one: what the end of a scope waits for, ThreadSanitizer does not see.
+            senders.into_iter().for_each(|sender| sender.join().expect("a sender"));
             stopping.map(|ended| ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
         ended.iter().for_each(|ended| ended.assert_at_rest());

@@ -61,15 +61,29 @@ pub fn other_threads() -> Result<()> {
     Ok(())
 }
 
-/// The pipeline under ThreadSanitizer, which needs a nightly compiler and no more.
+/// The pipeline under ThreadSanitizer, which needs a nightly compiler and no more; first a planted race, which it must find.
 pub fn races() -> Result<()> {
-    let mut cargo = Command::new("cargo");
-    cargo.env("RUSTFLAGS", "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer");
-    cargo.env("CARGO_TARGET_DIR", "target/races").env_remove("RUSTUP_TOOLCHAIN");
-    cargo.args(["+nightly", "test", "-p", "veil-tests", "--test", "pipeline"]);
-    cargo.args(["--target", "x86_64-unknown-linux-gnu"]);
-    let status = cargo.status().context("starting cargo +nightly")?;
-    ensure!(status.success(), "a race, or no nightly toolchain (`rustup toolchain install nightly`)");
+    let run = |test: &[&str]| {
+        let mut cargo = Command::new("cargo");
+        cargo.env("RUSTFLAGS", "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer");
+        // Optimised, or the standard library's inline functions would stay in the library, which is not instrumented.
+        cargo.env("CARGO_PROFILE_DEV_OPT_LEVEL", "2").env("CARGO_TARGET_DIR", "target/races");
+        let known = std::env::current_dir()?.join("tests/pipeline/thread-sanitizer.supp");
+        cargo.env("TSAN_OPTIONS", format!("suppressions={}", known.display()));
+        // What the outer cargo was started with is not nightly.
+        cargo.env_remove("RUSTUP_TOOLCHAIN");
+        cargo.args(["+nightly", "test", "-p", "veil-tests", "--test", "pipeline"]);
+        cargo.args(["--target", "x86_64-unknown-linux-gnu"]).args(test);
+        cargo.output().context("starting cargo +nightly")
+    };
+    let built = run(&["--no-run"])?;
+    let why = String::from_utf8_lossy(&built.stderr).into_owned();
+    ensure!(built.status.success(), "no nightly toolchain (`rustup toolchain install nightly`)?\n{why}");
+    let planted = run(&["planted", "--", "--ignored"])?;
+    let said = String::from_utf8_lossy(&planted.stderr).into_owned();
+    ensure!(said.contains("data race"), "ThreadSanitizer does not find a planted race:\n{said}");
+    let found = run(&[])?;
+    ensure!(found.status.success(), "{}", String::from_utf8_lossy(&found.stderr));
     Ok(())
 }
 

@@ -8,12 +8,12 @@
 
 use super::{Fds, LinkCounters, LinkRx, LinkTx, Received, SendResult};
 use crate::frame::{Frame, Home, Inbox, Outbox, Sealed, WideSet, datagram_count};
-use std::collections::VecDeque;
+use crossbeam_queue::ArrayQueue;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use veil_proto::{DropReason, Path};
 
@@ -39,18 +39,16 @@ pub fn pair(a: SocketAddr, b: SocketAddr, limit: usize) -> io::Result<(MemLink, 
     Ok((side(a, &to_a, &to_b), side(b, &to_b, &to_a)))
 }
 
-/// One direction.
+/// One direction. The lock keeps queue, bell and gate of one mind; runs go through the queue's own atomics, which
+/// ThreadSanitizer can see, where it is blind to a contended lock of the standard library.
 struct Wire {
-    queue: Mutex<Queue>,
+    lock: Mutex<()>,
+    runs: ArrayQueue<Run>,
+    /// Whether a sender met a full queue since the last pop.
+    blocked: AtomicBool,
     limit: usize,
     filled: Bell,
     room: Gate,
-}
-
-struct Queue {
-    runs: VecDeque<Run>,
-    /// Whether a sender met a full queue since the last pop.
-    blocked: bool,
 }
 
 struct Run {
@@ -62,38 +60,42 @@ struct Run {
 
 impl Wire {
     fn new(limit: usize) -> io::Result<Arc<Self>> {
-        let queue = Mutex::new(Queue { runs: VecDeque::with_capacity(limit), blocked: false });
-        Ok(Arc::new(Wire { queue, limit, filled: Bell::new()?, room: Gate::new()? }))
+        Ok(Arc::new(Wire {
+            lock: Mutex::default(),
+            runs: ArrayQueue::new(limit.max(1)),
+            blocked: AtomicBool::new(false),
+            limit,
+            filled: Bell::new()?,
+            room: Gate::new()?,
+        }))
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `false`: full, and the gate is shut until something is popped.
     fn push(&self, run: Run) -> bool {
-        let mut queue = self.queue();
-        if queue.runs.len() >= self.limit {
-            if !queue.blocked {
+        let _guard = self.lock();
+        if self.runs.len() >= self.limit || self.runs.push(run).is_err() {
+            if !self.blocked.swap(true, Relaxed) {
                 self.room.shut();
             }
-            queue.blocked = true;
             return false;
         }
-        queue.runs.push_back(run);
-        if queue.runs.len() == 1 {
+        if self.runs.len() == 1 {
             self.filled.ring();
         }
         true
     }
 
     fn pop(&self) -> Option<Run> {
-        let mut queue = self.queue();
-        let run = queue.runs.pop_front()?;
-        if queue.runs.is_empty() {
+        let _guard = self.lock();
+        let run = self.runs.pop()?;
+        if self.runs.is_empty() {
             self.filled.silence();
         }
-        if std::mem::take(&mut queue.blocked) {
+        if self.blocked.swap(false, Relaxed) {
             self.room.open();
         }
         Some(run)

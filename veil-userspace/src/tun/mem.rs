@@ -8,7 +8,7 @@ use super::offload::Coalescer;
 use super::{TunCounters, TunRead, TunReceived, TunWrite};
 use crate::frame::{Frame, Home, Inbox, Inner, Opened, Outbox, VNET_HDR_LEN, VnetHdr, WideSet};
 use crate::link::mem::Bell;
-use std::collections::VecDeque;
+use crossbeam_queue::ArrayQueue;
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,9 +18,10 @@ type Packet = (VnetHdr, Vec<u8>);
 
 /// What the three handles share.
 struct Shared {
-    to_tunnel: Mutex<VecDeque<Packet>>,
-    to_host: Mutex<VecDeque<Packet>>,
-    limit: usize,
+    to_tunnel: ArrayQueue<Packet>,
+    to_host: ArrayQueue<Packet>,
+    /// Keeps bell and `to_tunnel` of one mind.
+    lock: Mutex<()>,
     bell: Bell,
     counters: Arc<TunCounters>,
 }
@@ -31,18 +32,14 @@ struct Shared {
 /// Only when the process has no descriptors left.
 pub fn tun(limit: usize) -> io::Result<(MemTunRx, MemTunTx, MemHost)> {
     let shared = Arc::new(Shared {
-        to_tunnel: Mutex::default(),
-        to_host: Mutex::default(),
-        limit,
+        to_tunnel: ArrayQueue::new(limit),
+        to_host: ArrayQueue::new(limit),
+        lock: Mutex::default(),
         bell: Bell::new()?,
         counters: Arc::default(),
     });
     let writer = MemTunTx { shared: shared.clone(), coalescer: Coalescer::new() };
     Ok((MemTunRx(shared.clone()), writer, MemHost(shared)))
-}
-
-fn lock(queue: &Mutex<VecDeque<Packet>>) -> MutexGuard<'_, VecDeque<Packet>> {
-    queue.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The host's side.
@@ -57,20 +54,17 @@ impl MemHost {
 
     /// Sends a packet, or a super-packet, with the work `header` says is left undone.
     pub fn send_with(&self, header: VnetHdr, packet: &[u8]) -> bool {
-        let mut queue = lock(&self.0.to_tunnel);
-        if queue.len() >= self.0.limit {
-            return false;
-        }
-        queue.push_back((header, packet.to_vec()));
-        if queue.len() == 1 {
+        let _guard = self.0.lock();
+        let taken = self.0.to_tunnel.push((header, packet.to_vec())).is_ok();
+        if taken && self.0.to_tunnel.len() == 1 {
             self.0.bell.ring();
         }
-        true
+        taken
     }
 
     /// The oldest packet that the tunnel wrote.
     pub fn receive(&self) -> Option<Packet> {
-        lock(&self.0.to_host).pop_front()
+        self.0.to_host.pop()
     }
 }
 
@@ -127,9 +121,9 @@ impl MemTunRx {
     }
 
     fn pop(&self) -> Option<Packet> {
-        let mut queue = lock(&self.0.to_tunnel);
-        let packet = queue.pop_front()?;
-        if queue.is_empty() {
+        let _guard = self.0.lock();
+        let packet = self.0.to_tunnel.pop()?;
+        if self.0.to_tunnel.is_empty() {
             self.0.bell.silence();
         }
         Some(packet)
@@ -150,17 +144,20 @@ impl MemTunTx {
 }
 
 impl Shared {
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The host takes a packet, or has no room for it.
     fn take(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
-        let mut queue = lock(&self.to_host);
-        if queue.len() >= self.limit {
+        if self.to_host.is_full() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let bytes = parts.iter().flat_map(|part| part.iter().copied()).collect::<Vec<u8>>();
         let (header, packet) =
             bytes.split_first_chunk::<VNET_HDR_LEN>().ok_or(io::ErrorKind::InvalidInput)?;
-        queue.push_back((VnetHdr::decode(*header), packet.to_vec()));
-        Ok(())
+        let taken = self.to_host.push((VnetHdr::decode(*header), packet.to_vec()));
+        taken.map_err(|_| io::ErrorKind::WouldBlock.into())
     }
 }
 
