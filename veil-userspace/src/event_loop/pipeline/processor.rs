@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use veil_proto::crypto::scrubbed;
 use veil_proto::thread_checker::ThreadChecker;
 use veil_proto::time::MILLISECOND;
 use veil_proto::tunnel::{ToHandshakes, ToSessions};
@@ -98,6 +99,11 @@ impl PipelineProcessor {
     /// # Errors
     /// The kernel refuses to wait.
     pub fn run(&mut self) -> Result<()> {
+        // The stack outlives the thread, and the ciphers leave what they made of their keys on it.
+        scrubbed(|| self.work())
+    }
+
+    fn work(&mut self) -> Result<()> {
         self.checker.rebind_to_current();
         while !self.wiring.bells.process.is_stopping() {
             let mut busy = false;
