@@ -88,7 +88,7 @@ fn a_second_daemon_is_told_who_is_there() -> Result<()> {
     }
     let rival = rival(&tunnel.hosts, "y", 5544)?;
     let line = refusal(rival.start_with(NATIVE))?;
-    for word in ["eth0", "veil_steer", &program, "ip link set dev eth0 xdp off"] {
+    for word in ["eth0", "veil_steer", &program, &format!("pid {}", tunnel.right.pid())] {
         ensure!(line.contains(word), "{word:?} is not in: {line}");
     }
     // And with `auto` it runs all the same.
