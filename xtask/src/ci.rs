@@ -13,19 +13,27 @@ const STEPS: &[Step] = &[
     ("test", || test::test(&test::Options::default())),
     ("other threads", test::other_threads),
     ("AF_XDP", test::af_xdp),
-    ("races", test::races),
     ("many cases", test::many_cases),
-    ("zero-copy", vm::ci),
     ("format", || cargo(&["fmt", "--all", "--check"])),
     ("lint", || cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])),
     ("documentation", documentation),
     ("licences", licences),
-    ("eBPF", ebpf),
 ];
 
-pub fn ci() -> Result<()> {
+/// What takes a nightly compiler, an eBPF toolchain or a virtual machine; asked for by `--full`.
+const FULL_STEPS: &[Step] = &[("races", test::races), ("zero-copy", vm::ci), ("eBPF", ebpf)];
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Also what needs a nightly compiler, an eBPF toolchain (`cargo xtask setup --ebpf`) or a virtual machine
+    #[arg(long)]
+    full: bool,
+}
+
+pub fn ci(options: &Options) -> Result<()> {
     let mut results: Vec<(&str, Result<()>, Duration)> = Vec::new();
-    for (name, step) in STEPS {
+    let full = FULL_STEPS.iter().filter(|_| options.full);
+    for (name, step) in STEPS.iter().chain(full) {
         println!("\n=== {name} ===");
         let start = Instant::now();
         let result = step();

@@ -50,8 +50,8 @@ enum Command {
     Bench(bench::Options),
     /// Build the eBPF program anew; only who changes it needs to
     BuildEbpf,
-    /// What CI runs: the tests, many more random ones, zero-copy in a virtual machine, then formatting, lints, documentation and licences
-    Ci,
+    /// What CI runs: the tests, in every mode and link, many more random ones, then formatting, lints, documentation and licences
+    Ci(ci::Options),
 }
 
 fn main() -> ExitCode {
@@ -76,7 +76,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Test(options) => test::test(&options),
         Command::Bench(options) => bench::bench(&options),
         Command::BuildEbpf => build_ebpf::build_ebpf(),
-        Command::Ci => ci::ci(),
+        Command::Ci(options) => ci::ci(&options),
     }
 }
 
