@@ -29,6 +29,8 @@ fn a_restarted_responder_talks_again() -> Result<()> {
     }
     let Tunnel { left, right, hosts } = Tunnel::new("restart-r", Outer::V4)?;
     ping(&hosts.left.namespace, "10.8.0.2", PATIENCE)?;
+    // In pipeline mode the state file is written beside the packets' way: whoever answers this has written it.
+    show(&right)?;
     right.kill9()?;
     let right = hosts.right.start()?;
     // Its configuration does not say where left is; its state file does.
