@@ -81,6 +81,8 @@ pub fn run_with(config: Config, options: RunOptions, entropy: Box<dyn Entropy>) 
     if !config.link.gro {
         udp_rx.set_gro(false);
     }
+    #[cfg(not(feature = "xdp"))]
+    let _ = port;
     let run = Run { config, threads, state: options.state, resolved, signals, control };
     let mut aside = Aside::of(&udp_rx, &udp_tx);
     match choose_link(&run.config, options.link, options.iface)? {

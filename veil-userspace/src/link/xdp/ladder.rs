@@ -67,8 +67,10 @@ impl Drop for WakeOnDrop {
 pub struct TxLane {
     pub queues: Vec<TxQueue>,
     pub spare: Vec<UmemFrame>,
+    /// Bytes of the longest Ethernet frame that a frame holds.
+    pub longest: usize,
     /// Kept: it is what the sockets are over.
-    _umem: Umem,
+    umem: Umem,
 }
 
 /// One sending socket, and what is on its way into the ring.
@@ -211,11 +213,11 @@ fn step(
     let receive = umem.rx_ring;
     let (umem, mut frames) = Umem::new(umem)?;
     let to_send = frames.split_off((receive * queues) as usize);
-    let mut tx = TxLane { queues: Vec::new(), spare: to_send, _umem: umem };
+    let mut tx = TxLane { queues: Vec::new(), spare: to_send, longest: frame_size.longest().into(), umem };
     let mut rx = RxLane { sockets: Vec::new(), spare: frames, leave: None };
     let mut sockets = Vec::new();
     for queue in 0..queues {
-        let bound = tx._umem.bind(interface, queue, bind).map_err(|error| Refusal {
+        let bound = tx.umem.bind(interface, queue, bind).map_err(|error| Refusal {
             busy: error.error.raw_os_error() == Some(libc::EBUSY),
             ..Refusal::from(error)
         })?;

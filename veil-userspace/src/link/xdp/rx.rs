@@ -61,11 +61,6 @@ impl XdpRx {
         Ok(XdpRx { udp, lane: None, lanes, ready, udp_ready, calls: 0, first: 0, status, counters })
     }
 
-    /// What this link counts, to be kept and read elsewhere.
-    pub fn shared_counters(&self) -> Arc<LinkCounters> {
-        self.counters.clone()
-    }
-
     /// Takes over the lane that the supervisor has made, or gives up the one that is no more.
     fn take_lane(&mut self) {
         while let Ok(lane) = self.lanes.try_recv() {
@@ -131,18 +126,16 @@ impl XdpRx {
                 continue;
             }
             came += count;
-            let mut filling = None;
+            let (mut filling, mut bytes) = (None, 0);
             for packet in &spare[kept..] {
-                status.counters.ring_received.bump(1);
                 let Some(outer) = outer::parse(packet.bytes()) else {
                     // Steering passes such frames; a driver's mistake, or somebody else's program.
-                    counters.received(1, 0);
                     status.counters.ring_refused.bump(1);
                     counters.receive_drops.count(DropReason::BadHeader);
                     continue;
                 };
                 let payload = &packet.bytes()[outer.payload.clone()];
-                counters.received(1, payload.len());
+                bytes += payload.len();
                 if payload.is_empty() {
                     counters.receive_drops.count(DropReason::TooShort);
                     continue;
@@ -150,6 +143,8 @@ impl XdpRx {
                 let path = Path::to(outer.from).from_local(outer.to);
                 filling = append(filling, payload, path, outer.tos, set, out, counters, got);
             }
+            status.counters.ring_received.bump(count as u64);
+            counters.received(count, bytes);
             if let Some(filling) = filling {
                 finish(filling, set, out, counters, got);
             }

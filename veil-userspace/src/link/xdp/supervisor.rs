@@ -2,8 +2,9 @@
 //!
 //! rtnetlink tells of every change. When the interface goes down its sockets are kept and paths go by UDP until it is up
 //! again; when it is gone, everything of AF_XDP is given up until there is one of that name; so it is, to begin with larger
-//! frames, when the MTU outgrows them, or with more sockets, when the NIC has more queues. When somebody has detached the program, which rtnetlink does not tell and is
-//! therefore looked at every second, AF_XDP is given up until the interface next changes: whoever did it meant it.
+//! frames, when the MTU outgrows them, or with more sockets, when the NIC has more queues. When somebody has detached the
+//! program, which rtnetlink does not tell and is therefore looked at every second, AF_XDP is given up until the interface
+//! next changes: whoever did it meant it.
 //! Each transition is logged with its reason and counted.
 //!
 //! A queue takes new sockets only when both ends have let go of the old ones, so the sending end is woken when the

@@ -10,7 +10,7 @@ use super::status::XdpStatus;
 use super::supervisor::{Supervisor, Verdict};
 use super::ways::Ways;
 use crate::frame::{Bounded, Home, Inbox, Outbox, Sealed};
-use crate::link::udp::{DatagramSender, UdpTx, outer_tos};
+use crate::link::udp::{UdpTx, outer_tos};
 use crate::link::{LinkCounters, LinkTx, SendResult};
 use anyhow::{Context, Result};
 use std::io;
@@ -78,11 +78,6 @@ impl XdpTx {
         Ok(this)
     }
 
-    /// Another sender of single datagrams over the same sockets: control's, for handshakes.
-    pub fn datagram_sender(&self) -> DatagramSender {
-        self.udp.datagram_sender()
-    }
-
     fn use_lane(&mut self, lane: Option<TxLane>) {
         for queue in lane.iter().flat_map(|lane| &lane.queues) {
             if let Err(error) = self.ready.add(queue.socket.as_fd(), NOTHING) {
@@ -124,13 +119,13 @@ impl XdpTx {
         run: &Sealed,
         mut done: usize,
         tos: u8,
-    ) -> Result<usize, usize> {
+    ) -> Result<(), usize> {
         let bytes = run.frame.bytes();
         let step = if run.segment == 0 { bytes.len().max(1) } else { usize::from(run.segment) };
         let TxLane { queues, spare, .. } = lane;
         let at = way.spread % queues.len().max(1);
         let Some(queue) = queues.get_mut(at) else { return Err(done) };
-        let (headers, mut sent) = (way.template.len(), 0);
+        let headers = way.template.len();
         while done < bytes.len() {
             let payload = &bytes[done..bytes.len().min(done + step)];
             if spare.is_empty() {
@@ -143,9 +138,8 @@ impl XdpTx {
             way.template.write(head, payload, tos);
             queue.pending.push_back(frame);
             done += payload.len();
-            sent += 1;
         }
-        Ok(sent)
+        Ok(())
     }
 
     /// Hands everything pending to the kernel and takes back what it has sent. True if some of it has to wait.
@@ -189,7 +183,8 @@ impl XdpTx {
                 let way = ways.ring(&run.path, &mut supervisor.mirror, &status.counters, idle)?;
                 // A datagram that the interface does not take is for the socket to refuse, so that its size is learned.
                 let longest = if run.segment == 0 { run.frame.bytes().len() } else { run.segment.into() };
-                (longest <= way.most).then_some((lane, way))
+                let fits = longest <= way.most && way.template.len() + longest <= lane.longest;
+                fits.then_some((lane, way))
             });
             let Some((lane, way)) = way else {
                 if to_udp.room() == 0 {
@@ -205,7 +200,7 @@ impl XdpTx {
             };
             let total = run.frame.bytes().len();
             match Self::by_ring(lane, way, &run, done, outer_tos(*dscp, run.tos)) {
-                Ok(_) => {
+                Ok(()) => {
                     let datagrams = run.datagrams();
                     self.counters.sent(datagrams, total);
                     status.counters.ring_sent.bump(datagrams as u64);
