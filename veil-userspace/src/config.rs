@@ -79,6 +79,8 @@ pub struct ThreadsConfig {
     pub cores: Option<Vec<usize>>,
     /// Stages on threads of their own never sleep.
     pub busy_poll: bool,
+    /// The nice value of the threads that move packets, -20 to 19; absent: chosen here.
+    pub nice: Option<i8>,
 }
 
 /// One peer.

@@ -23,7 +23,7 @@ use crate::event_loop::pipeline::{self, Joints, PathErrors, ThreadedEventLoop};
 use crate::event_loop::poll::Signals;
 use crate::event_loop::process::Process;
 use crate::event_loop::single::EventLoop;
-use crate::event_loop::{Parts, ThreadingMode, cores};
+use crate::event_loop::{Parts, ThreadingMode, cores, priority};
 use crate::host::{SystemEntropy, now};
 use crate::link::udp::{DatagramSender, UdpLink, UdpRx, UdpTx};
 #[cfg(feature = "xdp")]
@@ -64,8 +64,10 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
 pub fn run_with(config: Config, options: RunOptions, entropy: Box<dyn Entropy>) -> Result<()> {
     options.link.check_built_in("--link xdp")?;
     let usable = cores::usable();
+    let mode = ThreadingMode::choose(options.threads, usable.len());
     let threads = Threads {
-        mode: ThreadingMode::choose(options.threads, usable.len()),
+        nice: priority::choose(config.threads.nice, priority::inherited(), mode.0, usable.len()),
+        mode,
         cores: cores::of_stages(config.threads.cores.as_deref(), &usable)?,
         spin: usable.len() >= cores::ENOUGH,
     };
@@ -170,6 +172,7 @@ struct Threads {
     cores: Option<[usize; cores::PINNED]>,
     /// There is a core for every stage.
     spin: bool,
+    nice: Option<i32>,
 }
 
 /// Everything but the link that could be set up without changing the host.
@@ -263,6 +266,7 @@ impl Run {
         let incomplete = match mode {
             ThreadingMode::SingleThreaded => {
                 let mut event_loop = EventLoop::new(parts, entropy)?;
+                priority::set(threads.nice);
                 cores::pin(config.threads.cores.as_ref().and(threads.cores).map(|[first, ..]| first));
                 tracing::info!("{ready}");
                 event_loop.run(&signals)?;
@@ -274,7 +278,8 @@ impl Run {
                     send_datagram: Box::new(move |path, bytes| sender.send(path, bytes, 0)),
                 };
                 let (busy_poll, spin) = (config.threads.busy_poll, threads.spin);
-                let settings = pipeline::Settings { cores: threads.cores, busy_poll, spin };
+                let (cores, nice) = (threads.cores, threads.nice);
+                let settings = pipeline::Settings { cores, busy_poll, spin, nice };
                 let mut event_loop = ThreadedEventLoop::new(parts, joints, settings, entropy)?;
                 tracing::info!("{ready}");
                 event_loop.run(&signals)?;

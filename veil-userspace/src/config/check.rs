@@ -77,6 +77,7 @@ pub fn config(raw: Raw, source: &Source) -> Result<Config> {
         mode: raw.threads.mode.as_ref().map_or(Ok(ThreadsChoice::Auto), |mode| threads(mode, source))?,
         cores: raw.threads.cores.map(|cores| cores_of(&cores, source)).transpose()?,
         busy_poll: raw.threads.busy_poll.unwrap_or(false),
+        nice: number(raw.threads.nice.as_ref(), "nice", -20..=19, "(-20 is served first)", source)?,
     };
     let rekey_cure = "seconds (sessions are never kept longer than 120)";
     let rekey_after = number(raw.timers.rekey_after.as_ref(), "rekey-after", 1..=120, rekey_cure, source)?;

@@ -72,6 +72,7 @@ pub struct Threads {
     pub mode: Option<Spanned<String>>,
     pub cores: Option<Vec<Spanned<i64>>>,
     pub busy_poll: Option<bool>,
+    pub nice: Option<Spanned<i64>>,
 }
 
 #[derive(Default, Deserialize)]

@@ -261,6 +261,10 @@ fn numbers_out_of_range_are_told_the_range() {
         error(&interface("[link]\ndscp = 64\n")),
         "veil.toml:5: dscp = 64 is out of range: choose 0 to 63 (46 is expedited forwarding)"
     );
+    assert_eq!(
+        error(&interface("[threads]\nnice = -21\n")),
+        "veil.toml:5: nice = -21 is out of range: choose -20 to 19 (-20 is served first)"
+    );
     let wanted = "veil.toml:5: rekey-after = 121 is out of range: choose 1 to 120 seconds (sessions are never kept longer than 120)";
     assert_eq!(error(&interface("[timers]\nrekey-after = 121\n")), wanted);
     let wanted = "veil.toml:5: rotate-after = 31 is out of range: choose 1 to 30 seconds (receiver indices are never kept longer than 30 while there is traffic)";

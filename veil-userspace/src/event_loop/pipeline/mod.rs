@@ -33,6 +33,7 @@ use veil_proto::{DropReason, Entropy, Path, PeerId};
 use super::control::Control;
 use super::cores::{PINNED, pin};
 use super::parts::Parts;
+use super::priority;
 use super::waker::Bell;
 use crate::control::show::Snapshot;
 use crate::frame::{Frame, Inbox, Receiver, SetName, WideSet, queue};
@@ -83,6 +84,8 @@ pub struct Settings {
     pub busy_poll: bool,
     /// There is a core for every stage, so that looking a little longer before sleeping takes nothing from another.
     pub spin: bool,
+    /// The nice value of RX, process and TX; none: as this thread's.
+    pub nice: Option<i32>,
 }
 
 /// How a stage waits.
@@ -125,6 +128,7 @@ pub struct ThreadedEventLoop<R, S, T, W> {
     tx: TxStage<S, W>,
     control: ControlStage,
     cores: Option<[usize; PINNED]>,
+    nice: Option<i32>,
     checker: ThreadChecker,
 }
 
@@ -219,8 +223,9 @@ where
         let processor = PipelineProcessor::new(process, wiring, path_errors, facts, gauges, waiting);
         let processor = processor.context(failed)?;
         let control = ControlStage::new(control, inbox, to_process, send_datagram, bells).context(failed)?;
-        let (cores, checker) = (settings.cores, ThreadChecker::default());
-        Ok(ThreadedEventLoop { rx, processor, tx, control, cores, checker })
+        let Settings { cores, nice, .. } = settings;
+        let checker = ThreadChecker::default();
+        Ok(ThreadedEventLoop { rx, processor, tx, control, cores, nice, checker })
     }
 
     /// Runs until `stop` can be read. Control stays on this thread; when this returns, every other has been joined.
@@ -229,14 +234,15 @@ where
     /// The first that any stage met: the TUN or the link is gone, or the kernel refuses to wait.
     pub fn run(&mut self, stop: &impl AsFd) -> Result<()> {
         self.checker.rebind_to_current();
-        let ThreadedEventLoop { rx, processor, tx, control, cores, .. } = self;
+        let ThreadedEventLoop { rx, processor, tx, control, cores, nice, .. } = self;
+        let nice = *nice;
         let [rx_core, process_core, tx_core] = cores.map_or([None; PINNED], |cores| cores.map(Some));
         let bells = control.bells.clone();
         let result = thread::scope(|scope| {
             let threads = [
-                start(scope, "veil-rx", rx_core, Ended(bells.clone()), || rx.run()),
-                start(scope, "veil-process", process_core, Ended(bells.clone()), || processor.run()),
-                start(scope, "veil-tx", tx_core, Ended(bells.clone()), || tx.run()),
+                start(scope, "veil-rx", (rx_core, nice), Ended(bells.clone()), || rx.run()),
+                start(scope, "veil-process", (process_core, nice), Ended(bells.clone()), || processor.run()),
+                start(scope, "veil-tx", (tx_core, nice), Ended(bells.clone()), || tx.run()),
             ];
             let mut result = if threads.iter().all(Result::is_ok) { control.run(stop) } else { Ok(()) };
             // The packets' way: what a stage hands on while it ends finds the next one alive.
@@ -304,13 +310,14 @@ fn drain<T>(queue: &mut Receiver<T>, mut end: impl FnMut(T)) {
 fn start<'scope>(
     scope: &'scope Scope<'scope, '_>,
     name: &str,
-    core: Option<usize>,
+    (core, nice): (Option<usize>, Option<i32>),
     ended: Ended,
     stage: impl FnOnce() -> Result<()> + Send + 'scope,
 ) -> Result<ScopedJoinHandle<'scope, Result<()>>> {
     let run = move || {
         let _ended = ended;
         pin(core);
+        priority::set(nice);
         stage()
     };
     Builder::new().name(name.into()).spawn_scoped(scope, run).context("cannot start a thread")
