@@ -6,13 +6,17 @@
 //! neighbour from here; who is not known yet is for the kernel to find, when it sends the next datagram.
 
 mod rtnetlink;
+mod tables;
+#[cfg(test)]
+mod tests;
 
 use rtnetlink::{Events, Requests};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use tables::Tables;
 
 /// An Ethernet interface, as the kernel last described it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,14 +30,6 @@ pub struct Link {
     pub ethernet: bool,
     /// The program on its XDP hook; 0 if there is none.
     pub program: u32,
-}
-
-/// How a neighbour is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Neighbour {
-    pub mac: [u8; 6],
-    /// Known once, not confirmed lately.
-    pub stale: bool,
 }
 
 /// Where a datagram goes next.
@@ -82,7 +78,7 @@ pub struct Changes {
     pub links: bool,
     /// A neighbour's Ethernet address became known, unknown, or another.
     pub neighbours: bool,
-    /// Some route.
+    /// Some route, a rule that chooses among tables of them, or an object that routes name.
     pub routes: bool,
     /// This host's addresses.
     pub addresses: bool,
@@ -94,20 +90,13 @@ impl Changes {
     }
 }
 
-/// What the kernel knows, as far as it matters here.
-#[derive(Debug, Default)]
-pub(crate) struct Tables {
-    pub links: HashMap<u32, Link>,
-    pub neighbours: HashMap<(u32, IpAddr), Neighbour>,
-    pub addresses: HashSet<(u32, IpAddr)>,
-    pub changes: Changes,
-}
-
 /// The mirror, in the network namespace it was opened in.
 pub struct NextHops {
     events: Events,
     requests: Requests,
     tables: Tables,
+    /// Whether the tables have everything that the kernel's had when they were read.
+    complete: bool,
     version: u64,
     refreshed: HashMap<(u32, IpAddr), u64>,
 }
@@ -124,24 +113,30 @@ impl NextHops {
         // Listening first: what changes while the tables are read is heard afterwards.
         let (events, mut requests) = (Events::open()?, Requests::open()?);
         let mut tables = Tables::default();
-        requests.dump(&mut tables)?;
+        let complete = requests.dump(&mut tables)?;
         tables.changes = Changes::default();
-        Ok(NextHops { events, requests, tables, version: 1, refreshed: HashMap::new() })
+        Ok(NextHops { events, requests, tables, complete, version: 1, refreshed: HashMap::new() })
     }
 
-    /// Takes in what has changed; call it when [`as_fd`](Self::as_fd) is readable. Never waits.
+    /// Takes in what has changed; call it when [`as_fd`](Self::as_fd) is readable, and every second or so: what could not
+    /// be read at once is read then. Waits for nobody but the kernel.
     ///
     /// # Errors
-    /// When the kernel ends the conversation; the mirror may then be wrong for good.
+    /// When the kernel refuses to go on; what is known may be out of date until a later call succeeds.
     pub fn update(&mut self) -> io::Result<Changes> {
         self.tables.changes = Changes::default();
-        if !self.events.read(&mut self.tables)? {
-            // Events were lost: everything anew, and nothing of before is to be trusted.
-            self.tables = Tables::default();
-            self.requests.dump(&mut self.tables)?;
-            self.tables.changes = Changes { links: true, neighbours: true, routes: true, addresses: true };
+        let heard = self.events.read(&mut self.tables);
+        // Some may have been lost for want of room.
+        self.complete &= matches!(heard, Ok(true));
+        heard?;
+        if !self.complete {
+            // Everything anew, and nothing of before is to be trusted.
+            let mut tables = Tables::default();
+            self.complete = self.requests.dump(&mut tables)?;
+            tables.changes = Changes { links: true, neighbours: true, routes: true, addresses: true };
+            self.tables = tables;
         }
-        let changes = std::mem::take(&mut self.tables.changes);
+        let changes = self.tables.changes;
         if changes.any() {
             self.version += 1;
         }
@@ -204,10 +199,11 @@ impl NextHops {
         self.tables.links.values().map(|link| link.name.as_str()).collect()
     }
 
-    /// All unicast addresses of this host, loopback excluded, in no order.
-    pub fn local_addresses(&self) -> Vec<IpAddr> {
-        let all: HashSet<_> = self.tables.addresses.iter().map(|&(_, ip)| ip).collect();
-        all.into_iter().filter(|ip| !ip.is_loopback()).collect()
+    /// The unicast addresses of this host by which it is spoken to on `interface`, loopback excluded, in no order. Those of
+    /// other interfaces are among them (Linux answers to each on all), but not their link-local ones (RFC 4291, section
+    /// 2.5.6), nor any that may turn out to be another host's.
+    pub fn local_addresses(&self, interface: u32) -> Vec<IpAddr> {
+        self.tables.local_addresses(interface)
     }
 }
 

@@ -1,14 +1,14 @@
 //! The conversation with the kernel: events as they come, dumps, and one question about a route at a time.
 
-use super::{Changes, Link, Neighbour, Tables};
+use super::tables::Tables;
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkBuffer,
+    NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, LinkXdp};
+use netlink_packet_route::address::AddressMessage;
+use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia,
@@ -20,8 +20,14 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE (include/uapi/linux/rtnetlink.h).
-const GROUPS: [u32; 6] = [1, 3, 5, 7, 9, 11];
+/// Groups of events that every kernel has: RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR,
+/// _IPV6_ROUTE, _IPV6_RULE (include/uapi/linux/rtnetlink.h).
+const GROUPS: [u32; 8] = [1, 3, 5, 7, 8, 9, 11, 19];
+/// RTNLGRP_NEXTHOP: nexthop objects, which routes may name instead of a gateway (Linux 5.3).
+const NEXTHOP_GROUP: u32 = 32;
+
+/// How often a dump is asked for that the kernel says was interrupted.
+const TRIES: usize = 4;
 
 /// What the kernel says of a route.
 #[derive(Debug, Default)]
@@ -46,6 +52,11 @@ impl Events {
         for group in GROUPS {
             socket.add_membership(group)?;
         }
+        match socket.add_membership(NEXTHOP_GROUP) {
+            // A kernel without such objects.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            joined => joined?,
+        }
         Ok(Events { socket })
     }
 
@@ -54,12 +65,7 @@ impl Events {
         let mut complete = true;
         loop {
             match self.socket.recv_from_full() {
-                Ok((bytes, _)) => messages(&bytes, |payload| {
-                    if let NetlinkPayload::InnerMessage(message) = payload {
-                        take(tables, message);
-                    }
-                    false
-                }),
+                Ok((datagram, _)) => messages(&datagram).for_each(|message| tables.hear(message)),
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN) => return Ok(complete),
                     Some(libc::EINTR) => {}
@@ -89,17 +95,19 @@ impl Requests {
         Ok(Requests { socket, sequence: 0 })
     }
 
-    /// Reads everything that [`Tables`] holds.
-    pub fn dump(&mut self, tables: &mut Tables) -> io::Result<()> {
+    /// Reads everything that [`Tables`] holds. False if the kernel's own tables did not hold still for it: then something
+    /// may be missing.
+    pub fn dump(&mut self, tables: &mut Tables) -> io::Result<bool> {
         let all = [
             RouteNetlinkMessage::GetLink(LinkMessage::default()),
             RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()),
             RouteNetlinkMessage::GetAddress(AddressMessage::default()),
         ];
+        let mut complete = true;
         for request in all {
-            self.ask(request, NLM_F_DUMP, |message| take(tables, message))?;
+            complete &= repeated(|| self.ask(request.clone(), NLM_F_DUMP, |message| tables.take(message)))?;
         }
-        Ok(())
+        Ok(complete)
     }
 
     /// The route to `remote`; `None` if there is none.
@@ -116,7 +124,7 @@ impl Requests {
             message.attributes.push(RouteAttribute::Oif(scope));
         }
         let mut route = None;
-        let asked = self.ask(RouteNetlinkMessage::GetRoute(message), 0, |answer| {
+        let asked = self.ask(RouteNetlinkMessage::GetRoute(message), NLM_F_ACK, |answer| {
             if let RouteNetlinkMessage::NewRoute(answer) = answer {
                 route = Some(read_route(answer));
             }
@@ -139,13 +147,15 @@ impl Requests {
         let _ = self.ask(RouteNetlinkMessage::NewNeighbour(message), flags, |_| {});
     }
 
-    /// Sends one request and hands on its answers: one, or a whole dump.
+    /// Sends one request and hands on its answers, until the acknowledgement (`NLM_F_ACK`) or the end of the dump
+    /// (`NLM_F_DUMP`): `flags` has one of them, so that an answer that cannot be read is not waited for. False if the dump
+    /// was interrupted.
     fn ask(
         &mut self,
         request: RouteNetlinkMessage,
         flags: u16,
         mut answer: impl FnMut(RouteNetlinkMessage),
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | flags;
@@ -154,159 +164,95 @@ impl Requests {
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
-        self.socket.send(&bytes, 0)?;
-        let (mut done, mut error) = (false, None);
-        while !done {
-            let (bytes, _) = self.socket.recv_from_full()?;
-            messages(&bytes, |payload| {
-                done = match payload {
-                    NetlinkPayload::InnerMessage(message) => {
-                        answer(message);
-                        flags & (NLM_F_DUMP | NLM_F_ACK) == 0
-                    }
-                    NetlinkPayload::Error(refusal) => {
-                        error = refusal.code.map(|_| refusal.to_io());
-                        true
-                    }
-                    NetlinkPayload::Done(_) => true,
-                    _ => false,
-                };
-                done
-            });
+        retried(|| self.socket.send(&bytes, 0))?;
+        let mut answers = Answers::to(self.sequence);
+        loop {
+            let (datagram, _) = retried(|| self.socket.recv_from_full())?;
+            if let Some(end) = answers.read(&datagram, &mut answer) {
+                return end;
+            }
         }
-        error.map_or(Ok(()), Err)
     }
 }
 
-/// Calls `each` on every message of a buffer until it says that it has enough. What does not parse is passed over.
-fn messages(buffer: &[u8], mut each: impl FnMut(NetlinkPayload<RouteNetlinkMessage>) -> bool) {
-    let mut rest = buffer;
-    while let Some(length) = rest.first_chunk().map(|&length| u32::from_ne_bytes(length) as usize) {
-        let Some(bytes) = rest.get(..length).filter(|bytes| bytes.len() >= 16) else { return };
-        if let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes)
-            && each(message.payload)
-        {
-            return;
+/// What the kernel answers to one request.
+pub struct Answers {
+    sequence: u32,
+    interrupted: bool,
+}
+
+impl Answers {
+    /// To the request with that number.
+    pub fn to(sequence: u32) -> Self {
+        Answers { sequence, interrupted: false }
+    }
+
+    /// Hands on the answers in a datagram. `None` if more are to come; else what [`Requests::ask`] says.
+    pub fn read(
+        &mut self,
+        datagram: &[u8],
+        mut each: impl FnMut(RouteNetlinkMessage),
+    ) -> Option<io::Result<bool>> {
+        for bytes in messages(datagram) {
+            let header = NetlinkBuffer::new(bytes);
+            // The rest of an answer that was given up, after an error in its midst.
+            if header.sequence_number() != self.sequence {
+                continue;
+            }
+            self.interrupted |= header.flags() & NLM_F_DUMP_INTR != 0;
+            match NetlinkMessage::deserialize(bytes).map(|message| message.payload) {
+                Ok(NetlinkPayload::InnerMessage(message)) => each(message),
+                Ok(NetlinkPayload::Error(refusal)) if refusal.code.is_some() => {
+                    return Some(Err(refusal.to_io()));
+                }
+                Ok(NetlinkPayload::Done(done)) if done.code < 0 => {
+                    return Some(Err(io::Error::from_raw_os_error(-done.code)));
+                }
+                Ok(NetlinkPayload::Error(_) | NetlinkPayload::Done(_)) => return Some(Ok(!self.interrupted)),
+                // Also what does not parse: the others are worth having.
+                _ => {}
+            }
         }
+        None
+    }
+}
+
+/// Asks for a dump until one is not interrupted, [`TRIES`] times at most. False if none was.
+pub fn repeated(mut dump: impl FnMut() -> io::Result<bool>) -> io::Result<bool> {
+    for _ in 0..TRIES {
+        if dump()? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Again when a signal came in between.
+fn retried<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+/// The messages of a datagram, headers included, none shorter than a header. One that is cut short ends them.
+pub fn messages(datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        let length = u32::from_ne_bytes(*rest.first_chunk()?) as usize;
+        let message = rest.get(..length).filter(|message| message.len() >= HEADER)?;
+        // Each begins at a multiple of four (NLMSG_ALIGN).
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
+        Some(message)
+    })
 }
 
-/// Enters what a message says.
-fn take(tables: &mut Tables, message: RouteNetlinkMessage) {
-    let Tables { links, neighbours, addresses, changes } = tables;
-    match message {
-        RouteNetlinkMessage::NewLink(message) => {
-            let index = message.header.index;
-            if let Some(link) = read_link(&message) {
-                changes.links |= links.insert(index, link.clone()).as_ref() != Some(&link);
-            }
-        }
-        RouteNetlinkMessage::DelLink(message) => {
-            let index = message.header.index;
-            // The bridge module says so of a port that only left its bridge.
-            if message.header.interface_family == AddressFamily::Bridge {
-                return;
-            }
-            changes.links |= links.remove(&index).is_some();
-            neighbours.retain(|&(interface, _), _| interface != index);
-            addresses.retain(|&(interface, _)| interface != index);
-        }
-        RouteNetlinkMessage::NewNeighbour(message) => {
-            let Some(key) = neighbour_key(&message) else { return };
-            let neighbour = read_neighbour(&message);
-            let before = match neighbour {
-                Some(neighbour) => neighbours.insert(key, neighbour),
-                None => neighbours.remove(&key),
-            };
-            // Whether it is stale is no news for who sends to it.
-            changes.neighbours |= before.map(|n| n.mac) != neighbour.map(|n| n.mac);
-        }
-        RouteNetlinkMessage::DelNeighbour(message) => {
-            if let Some(key) = neighbour_key(&message) {
-                changes.neighbours |= neighbours.remove(&key).is_some();
-            }
-        }
-        RouteNetlinkMessage::NewAddress(message) => {
-            let ip = address(&message);
-            changes.addresses |= ip.is_some_and(|ip| addresses.insert((message.header.index, ip)));
-        }
-        RouteNetlinkMessage::DelAddress(message) => {
-            let ip = address(&message);
-            changes.addresses |= ip.is_some_and(|ip| addresses.remove(&(message.header.index, ip)));
-        }
-        RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_) => {
-            *changes = Changes { routes: true, ..*changes };
-        }
-        _ => {}
-    }
-}
+/// Bytes of struct nlmsghdr.
+const HEADER: usize = 16;
 
-fn read_link(message: &LinkMessage) -> Option<Link> {
-    let flags = message.header.flags;
-    let mut link = Link {
-        name: String::new(),
-        mac: [0; 6],
-        mtu: 0,
-        running: flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
-        ethernet: message.header.link_layer_type == LinkLayerType::Ether && !flags.contains(LinkFlags::Noarp),
-        program: 0,
-    };
-    for attribute in &message.attributes {
-        match attribute {
-            LinkAttribute::IfName(name) => link.name.clone_from(name),
-            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
-            LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().unwrap_or_default(),
-            LinkAttribute::Xdp(xdp) => {
-                let id = xdp.iter().find_map(|attribute| match attribute {
-                    LinkXdp::ProgId(id) => Some(*id),
-                    _ => None,
-                });
-                link.program = id.unwrap_or(0);
-            }
-            _ => {}
-        }
-    }
-    // Messages about one aspect of a link alone name neither.
-    (!link.name.is_empty() && link.mtu > 0).then_some(link)
-}
-
-fn neighbour_key(message: &NeighbourMessage) -> Option<(u32, IpAddr)> {
-    let ip = message.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
-        NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
-        _ => None,
-    })?;
-    Some((message.header.ifindex, ip))
-}
-
-/// The neighbour, if it can be sent to.
-fn read_neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
-    let stale = match message.header.state {
-        NeighbourState::Reachable | NeighbourState::Permanent | NeighbourState::Noarp => false,
-        NeighbourState::Stale | NeighbourState::Delay | NeighbourState::Probe => true,
-        _ => return None,
-    };
-    let mac = message.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::LinkLayerAddress(bytes) => <[u8; 6]>::try_from(bytes.as_slice()).ok(),
-        _ => None,
-    })?;
-    Some(Neighbour { mac, stale })
-}
-
-fn address(message: &AddressMessage) -> Option<IpAddr> {
-    let find = |local: bool| {
-        message.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Local(ip) if local => Some(*ip),
-            AddressAttribute::Address(ip) if !local => Some(*ip),
-            _ => None,
-        })
-    };
-    // Of a point-to-point link, ADDRESS is the other end's.
-    find(true).or_else(|| find(false))
-}
-
-fn read_route(message: RouteMessage) -> Route {
+pub fn read_route(message: RouteMessage) -> Route {
     let mut route = Route { unicast: message.header.kind == RouteType::Unicast, ..Route::default() };
     for attribute in message.attributes {
         match attribute {

@@ -127,7 +127,7 @@ impl Supervisor {
             // It wakes us when it is gone.
             return None;
         }
-        let addresses = self.mirror.local_addresses();
+        let addresses = self.mirror.local_addresses(index);
         match climb(&self.settings, &link, &addresses) {
             Ok(Reached { rung, frame_size, queues, reason, mut rx, tx, program, sockets }) => {
                 self.status.keep(program, sockets);
@@ -164,8 +164,10 @@ impl Supervisor {
     /// When netlink has broken off.
     pub fn update(&mut self, tick: bool) -> io::Result<Verdict> {
         let changes = self.mirror.update()?;
-        if changes.addresses {
-            let addresses = self.mirror.local_addresses();
+        if changes.addresses
+            && let Some(standing) = &self.standing
+        {
+            let addresses = self.mirror.local_addresses(standing.interface);
             let set = self.status.with_program(|program| program.set_local(&addresses));
             if let Some(Err(error)) = set {
                 tracing::warn!("{}: {error}", self.settings.interface);
