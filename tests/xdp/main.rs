@@ -9,6 +9,7 @@ mod generations;
 mod hook;
 mod killed;
 mod moves;
+mod next_hop;
 mod packet;
 mod simulated;
 mod station;

@@ -18,7 +18,7 @@ pub const PAIRS: [(IpAddr, IpAddr); 2] =
     [(IpAddr::V4(OURS_V4), IpAddr::V4(THEIRS_V4)), (IpAddr::V6(OURS_V6), IpAddr::V6(THEIRS_V6))];
 
 /// How long anything may take before a test fails.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct Wire {
     pub ours: Namespace,
