@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::needs::{For, NEEDS, cargo_has};
+use crate::needs::{For, cargo_has, lacking};
 use crate::{build_ebpf, test, vm};
 
 type Step = (&'static str, fn() -> Result<()>);
@@ -71,11 +71,7 @@ fn licences() -> Result<()> {
 
 /// Builds the eBPF program anew, and has it give the same verdicts as the committed one, which the tests have tried.
 fn ebpf() -> Result<()> {
-    let lacking: Vec<&str> = NEEDS
-        .iter()
-        .filter(|need| need.purpose == For::Ebpf && !(need.present)())
-        .map(|need| need.what)
-        .collect();
+    let lacking = lacking(For::Ebpf);
     if !lacking.is_empty() {
         let missing = format!("{} missing: `cargo xtask setup --install --ebpf` gets it", lacking.join(", "));
         ensure!(std::env::var_os("CI").is_none(), "{missing}");

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use veil_lab::{Daemon, Lab, Namespace, Node, Ping, Profile, Transfer};
+use veil_lab::{Daemon, Lab, Namespace, Node, Ping, Transfer};
 
 use crate::elevate::as_root;
 use crate::interrupt;
@@ -30,7 +30,7 @@ pub fn demo(options: &Options) -> Result<()> {
     // Release, because a demo of an unoptimised cipher would be a demo of something else.
     let veil = match std::env::var_os("VEIL_BIN") {
         Some(named) => named.into(),
-        None => veil_lab::build_veil(Profile::Release)?,
+        None => crate::program::build(None)?,
     };
     if !veil_lab::is_root() {
         return again_as_root(options, &veil);

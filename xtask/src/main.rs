@@ -10,6 +10,7 @@ mod demo;
 mod elevate;
 mod interrupt;
 mod needs;
+mod program;
 mod run;
 mod setup;
 mod test;

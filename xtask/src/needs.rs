@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum For {
     Building,
+    /// Building with AF_XDP; without these `veil` is built all the same, for UDP alone.
+    AfXdp,
     Running,
     Testing,
     Ci,
@@ -19,6 +21,7 @@ impl For {
     pub fn word(self) -> &'static str {
         match self {
             For::Building => "build",
+            For::AfXdp => "af_xdp",
             For::Running => "run",
             For::Testing => "test",
             For::Ci => "ci",
@@ -84,46 +87,46 @@ pub const NEEDS: &[Need] = &[
         cure: Cure::Package { debian: "gcc libc6-dev", fedora: "gcc" },
         present: || veil_lab::has_program("cc"),
     },
-    // From here to zlib: for xsk-rs, which builds libxdp and libbpf and asks libclang about their headers.
+    // xsk-rs builds libxdp and libbpf and asks libclang about their headers.
     Need {
         what: "clang",
-        purpose: For::Building,
+        purpose: For::AfXdp,
         cure: Cure::Package { debian: "clang", fedora: "clang" },
         present: || veil_lab::has_program("clang"),
     },
     Need {
         what: "libclang",
-        purpose: For::Building,
+        purpose: For::AfXdp,
         cure: Cure::Package { debian: "libclang-dev", fedora: "clang-devel" },
         present: has_libclang,
     },
     Need {
         what: "make",
-        purpose: For::Building,
+        purpose: For::AfXdp,
         cure: Cure::Package { debian: "make", fedora: "make" },
         present: || veil_lab::has_program("make"),
     },
     Need {
         what: "m4",
-        purpose: For::Building,
+        purpose: For::AfXdp,
         cure: Cure::Package { debian: "m4", fedora: "m4" },
         present: || veil_lab::has_program("m4"),
     },
     Need {
         what: "pkg-config",
-        purpose: For::Building,
+        purpose: For::AfXdp,
         cure: Cure::Package { debian: "pkg-config", fedora: "pkgconf-pkg-config" },
         present: || veil_lab::has_program("pkg-config"),
     },
     Need {
         what: "libelf headers",
-        purpose: For::Building,
+        purpose: For::AfXdp,
         cure: Cure::Package { debian: "libelf-dev", fedora: "elfutils-libelf-devel" },
         present: || has_header("libelf.h"),
     },
     Need {
         what: "zlib headers",
-        purpose: For::Building,
+        purpose: For::AfXdp,
         cure: Cure::Package { debian: "zlib1g-dev", fedora: "zlib-devel" },
         present: || has_header("zlib.h"),
     },
@@ -200,6 +203,12 @@ pub const NEEDS: &[Need] = &[
         present: || veil_lab::has_program("bpf-linker"),
     },
 ];
+
+/// What is missing of it.
+pub fn lacking(purpose: For) -> Vec<&'static str> {
+    let missing = NEEDS.iter().filter(|need| need.purpose == purpose && !(need.present)());
+    missing.map(|need| need.what).collect()
+}
 
 /// Whether the C compiler finds a header.
 fn has_header(name: &str) -> bool {

@@ -9,7 +9,6 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use veil_lab::Profile;
 
 use crate::elevate::as_root;
 
@@ -35,7 +34,7 @@ pub fn run(options: &Options) -> Result<()> {
         "there is no network interface {:?}: `ip link` lists those there are",
         options.iface
     );
-    let veil = veil_lab::build_veil(Profile::Release)?;
+    let veil = crate::program::build(options.link.as_deref())?;
     if !options.config.exists() {
         write_first_config(&veil, options)?;
     }

@@ -26,12 +26,24 @@ pub fn build_veil(profile: Profile) -> Result<PathBuf> {
     build_program("veil-userspace", "veil", profile)
 }
 
+/// The same without AF_XDP, which takes neither clang nor libelf or zlib.
+pub fn build_udp_only_veil(profile: Profile) -> Result<PathBuf> {
+    build("veil-userspace", "veil", profile, &["--no-default-features"])
+}
+
 /// Builds the program `name` of the workspace's package `package`, likewise.
 pub fn build_program(package: &str, name: &str, profile: Profile) -> Result<PathBuf> {
+    build(package, name, profile, &[])
+}
+
+fn build(package: &str, name: &str, profile: Profile, features: &[&str]) -> Result<PathBuf> {
     let target = target_folder()?.0;
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
-    cargo.args(["build", "--quiet", "--package", package, "--bin", name, "--target-dir"]).arg(&target);
+    cargo
+        .args(["build", "--quiet", "--package", package, "--bin", name, "--target-dir"])
+        .arg(&target)
+        .args(features);
     // What an outer cargo says of the package it is testing would look like a change to some build scripts.
     for (name, _) in std::env::vars_os() {
         if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|own| name.to_string_lossy().starts_with(own)) {
