@@ -11,6 +11,7 @@ mod cleanup;
 mod farewell;
 mod flood;
 mod hub;
+mod idle;
 mod lease;
 mod narrow_path;
 mod offload;

@@ -1,0 +1,101 @@
+//! A daemon that has nothing to do does nothing: its threads sleep until something comes.
+//!
+//! What is counted does not depend on how busy the machine is with other things: how often the daemon's threads went to
+//! sleep or were put aside, and how long they ran, both by the kernel's count (proc_pid_status(5), proc_pid_stat(5)).
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use veil_lab::{Daemon, require_privileges};
+
+use crate::tunnel::{Hosts, Outer, Tunnel};
+use crate::xdp::{Link, NATIVE, UDP, goes_by_ring};
+
+/// What both hosts say of themselves (neighbours, multicast groups) is mostly over after so long, and path MTU discovery too.
+const SETTLES: Duration = Duration::from_secs(1);
+const WINDOW: Duration = Duration::from_secs(3);
+/// In that time, all threads of a daemon together: room for some packets of the hosts' own and a timer or two. One thread
+/// that wakes every 100 ms is more; one that never sleeps takes 300 hundredths of a second.
+const SWITCHES: u64 = 20;
+const TICKS: u64 = 2;
+
+/// What a process has done so far.
+#[derive(Clone, Copy, Debug)]
+struct Work {
+    /// How often its threads left the processor, of themselves or not.
+    switches: u64,
+    /// Hundredths of a second that they ran.
+    ticks: u64,
+}
+
+impl Work {
+    fn of(daemon: &Daemon) -> Result<Work> {
+        let mut work = Work { switches: 0, ticks: 0 };
+        for thread in fs::read_dir(format!("/proc/{}/task", daemon.pid())).context("reading its threads")? {
+            work.add(&thread?.path())?;
+        }
+        Ok(work)
+    }
+
+    fn add(&mut self, thread: &Path) -> Result<()> {
+        let status = fs::read_to_string(thread.join("status"))?;
+        let counts = status.lines().filter_map(|line| line.split_once("ctxt_switches:"));
+        for (_, count) in counts {
+            self.switches += count.trim().parse::<u64>()?;
+        }
+        let stat = fs::read_to_string(thread.join("stat"))?;
+        // Behind the name, which may hold anything: the state is field 3, utime and stime are 14 and 15.
+        let (_, fields) = stat.rsplit_once(')').context("no name")?;
+        for time in fields.split_ascii_whitespace().skip(11).take(2) {
+            self.ticks += time.parse::<u64>()?;
+        }
+        Ok(())
+    }
+
+    fn since(self, before: Work) -> Work {
+        Work { switches: self.switches - before.switches, ticks: self.ticks - before.ticks }
+    }
+
+    fn is_idle(self) -> bool {
+        self.switches <= SWITCHES && self.ticks <= TICKS
+    }
+}
+
+/// One daemon in each threading mode, with a session, and nothing to do.
+fn idle(name: &str, link: Link) -> Result<()> {
+    if !require_privileges(name) {
+        return Ok(());
+    }
+    let hosts = Hosts::new(name, Outer::V4)?;
+    let with = |threads| [link, &["--threads", threads]].concat();
+    let (left, right) = (hosts.left.start_with(&with("single"))?, hosts.right.start_with(&with("pipeline"))?);
+    let tunnel = Tunnel { left, right, hosts };
+    tunnel.ping()?;
+    if link == NATIVE {
+        goes_by_ring(&tunnel.left, &tunnel.hosts.left.namespace, "10.8.0.2")?;
+        goes_by_ring(&tunnel.right, &tunnel.hosts.right.namespace, "10.8.0.1")?;
+    }
+    thread::sleep(SETTLES);
+    let daemons = [("single", &tunnel.left), ("pipeline", &tunnel.right)];
+    let before = [Work::of(&tunnel.left)?, Work::of(&tunnel.right)?];
+    thread::sleep(WINDOW);
+    for ((mode, daemon), before) in daemons.into_iter().zip(before) {
+        let work = Work::of(daemon)?.since(before);
+        println!("{name}, {mode}: {work:?} in {WINDOW:?}");
+        ensure!(work.is_idle(), "{mode}: {work:?} in {WINDOW:?} of doing nothing\n{}", daemon.log());
+    }
+    tunnel.assert_conserved()
+}
+
+#[test]
+fn an_idle_daemon_uses_no_processor_time_udp() -> Result<()> {
+    idle("idle-udp", UDP)
+}
+
+#[test]
+fn an_idle_daemon_uses_no_processor_time_native() -> Result<()> {
+    idle("idle-native", NATIVE)
+}
