@@ -1,4 +1,4 @@
-//! SIGTERM at any moment of a full load: the daemon ends cleanly, with every frame home.
+//! SIGTERM at any moment of a full load: the daemon ends cleanly, with every frame home and every thread joined.
 
 use std::net::UdpSocket;
 use std::sync::Arc;
@@ -10,21 +10,28 @@ use veil_lab::require_privileges;
 
 use crate::tunnel::{Hosts, Outer, Tunnel};
 
-/// How often, and how many more with `VEIL_LONG`.
-const TIMES: u32 = 5;
+/// How often each threading mode is stopped, and how often with `VEIL_LONG`.
+const TIMES: u32 = 6;
 const LONG_TIMES: u32 = 100;
+/// How soon it must have ended.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 #[test]
 fn sigterm_under_full_load_leaves_every_frame_home() -> Result<()> {
     if !require_privileges("sigterm_under_full_load_leaves_every_frame_home") {
         return Ok(());
     }
-    let times = if std::env::var_os("VEIL_LONG").is_some() { LONG_TIMES } else { TIMES };
+    let long = std::env::var_os("VEIL_LONG").is_some();
+    let times = if long { LONG_TIMES } else { TIMES };
     let mut longest = Duration::ZERO;
     let mut hosts = Hosts::new("stop", Outer::V4)?;
     let over = Arc::new(AtomicBool::new(false));
     for time in 0..times {
-        let tunnel = hosts.start()?;
+        // Each side in each mode, in turn.
+        let modes = if time % 2 == 0 { ["single", "pipeline"] } else { ["pipeline", "single"] };
+        let [left, right] = [(&hosts.left, modes[0]), (&hosts.right, modes[1])]
+            .map(|(node, mode)| node.start_with(&["--threads", mode]));
+        let tunnel = Tunnel { left: left?, right: right?, hosts };
         tunnel.ping()?;
         over.store(false, Relaxed);
         let (left, right) = (&tunnel.hosts.left, &tunnel.hosts.right);
@@ -47,8 +54,9 @@ fn sigterm_under_full_load_leaves_every_frame_home() -> Result<()> {
             load.join().map_err(|_| anyhow!("the load panicked"))??;
         }
     }
-    // The design wants a second; a busy machine may need more, so it is printed, not asserted.
-    println!("the longest end took {longest:?}");
+    println!("the longest of {} ends took {longest:?}", 2 * times);
+    // A machine busy with all the other tests may need more; who runs the long ones has it to himself.
+    ensure!(!long || longest <= AT_ONCE, "the longest end took {longest:?}");
     Ok(())
 }
 
