@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use veil_lab::{Daemon, require_privileges};
+use veil_tests::{number, show};
 
 use crate::tunnel::{Hosts, Outer, Tunnel};
-use crate::xdp::{Link, NATIVE, UDP, goes_by_ring};
+use crate::xdp::{Link, NATIVE, UDP, finish, goes_by_ring, until};
 
 /// What both hosts say of themselves (neighbours, multicast groups) is mostly over after so long, and path MTU discovery too.
 const SETTLES: Duration = Duration::from_secs(1);
@@ -64,12 +65,8 @@ impl Work {
     }
 }
 
-/// One daemon in each threading mode, with a session, and nothing to do.
-fn idle(name: &str, link: Link) -> Result<()> {
-    if !require_privileges(name) {
-        return Ok(());
-    }
-    let hosts = Hosts::new(name, Outer::V4)?;
+/// One daemon in each threading mode, with a session.
+fn start(hosts: Hosts, link: Link) -> Result<Tunnel> {
     let with = |threads| [link, &["--threads", threads]].concat();
     let (left, right) = (hosts.left.start_with(&with("single"))?, hosts.right.start_with(&with("pipeline"))?);
     let tunnel = Tunnel { left, right, hosts };
@@ -78,6 +75,15 @@ fn idle(name: &str, link: Link) -> Result<()> {
         goes_by_ring(&tunnel.left, &tunnel.hosts.left.namespace, "10.8.0.2")?;
         goes_by_ring(&tunnel.right, &tunnel.hosts.right.namespace, "10.8.0.1")?;
     }
+    Ok(tunnel)
+}
+
+/// Both have a session and nothing to do.
+fn idle(name: &str, link: Link) -> Result<()> {
+    if !require_privileges(name) {
+        return Ok(());
+    }
+    let tunnel = start(Hosts::new(name, Outer::V4)?, link)?;
     thread::sleep(SETTLES);
     let daemons = [("single", &tunnel.left), ("pipeline", &tunnel.right)];
     let before = [Work::of(&tunnel.left)?, Work::of(&tunnel.right)?];
@@ -87,7 +93,7 @@ fn idle(name: &str, link: Link) -> Result<()> {
         println!("{name}, {mode}: {work:?} in {WINDOW:?}");
         ensure!(work.is_idle(), "{mode}: {work:?} in {WINDOW:?} of doing nothing\n{}", daemon.log());
     }
-    tunnel.assert_conserved()
+    finish(tunnel)
 }
 
 #[test]
@@ -98,4 +104,28 @@ fn an_idle_daemon_uses_no_processor_time_udp() -> Result<()> {
 #[test]
 fn an_idle_daemon_uses_no_processor_time_native() -> Result<()> {
     idle("idle-native", NATIVE)
+}
+
+/// The other way round: whoever never sleeps is not taken for idle, and carries packets all the same. With AF_XDP, since
+/// that has the sockets of both kinds.
+#[test]
+fn daemons_told_to_poll_never_sleep() -> Result<()> {
+    if !require_privileges("daemons_told_to_poll_never_sleep") {
+        return Ok(());
+    }
+    let mut hosts = Hosts::new("poll", Outer::V4)?;
+    for node in [&mut hosts.left, &mut hosts.right] {
+        node.config.push_str("\n[threads]\nbusy-poll = true\n");
+    }
+    let tunnel = start(hosts, NATIVE)?;
+    for (mode, daemon) in [("single", &tunnel.left), ("pipeline", &tunnel.right)] {
+        let before = Work::of(daemon)?;
+        until(&format!("{mode}: work without end"), || {
+            let work = Work::of(daemon)?.since(before);
+            Ok(work.ticks > 10 * TICKS && !work.is_idle())
+        })?;
+        let refused = number(&show(daemon)?["counters"], "busy_poll_refused")?;
+        println!("{mode}: {refused} socket options refused");
+    }
+    finish(tunnel)
 }

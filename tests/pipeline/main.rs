@@ -135,6 +135,11 @@ fn packets_cross_between_pipelines_that_never_sleep() {
     both_ways([Pipeline, Pipeline], Settings { busy_poll: true, ..Settings::default() });
 }
 
+#[test]
+fn packets_cross_between_single_threads_that_never_sleep() {
+    both_ways([SingleThreaded, SingleThreaded], Settings { busy_poll: true, ..Settings::default() });
+}
+
 /// Sends without end until `sides` are told to stop, at many different moments.
 fn stop_under_load(mode: ThreadingMode) {
     for round in 0..20 {

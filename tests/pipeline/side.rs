@@ -82,7 +82,7 @@ impl Side {
             let entropy = Box::new(SystemEntropy::new());
             match mode {
                 ThreadingMode::SingleThreaded => {
-                    let mut event_loop = EventLoop::new(parts, entropy).expect("descriptors");
+                    let mut event_loop = EventLoop::new(parts, settings.busy_poll, entropy).expect("descriptors");
                     let _ = up.send(());
                     event_loop.run(&*waker).expect("a loop that runs");
                     Ended { incomplete_set: event_loop.incomplete_set(), shown: event_loop.snapshot() }

@@ -77,7 +77,7 @@ pub struct ThreadsConfig {
     pub mode: ThreadsChoice,
     /// The cores of the stages that receive, process and transmit; empty: wherever the system likes; absent: chosen here.
     pub cores: Option<Vec<usize>>,
-    /// Stages on threads of their own never sleep.
+    /// Who moves packets never sleeps, and the kernel polls the NIC for their sockets where it can.
     pub busy_poll: bool,
     /// The nice value of the threads that move packets, -20 to 19; absent: chosen here.
     pub nice: Option<i8>,

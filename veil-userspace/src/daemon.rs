@@ -65,8 +65,9 @@ pub fn run_with(config: Config, options: RunOptions, entropy: Box<dyn Entropy>) 
     options.link.check_built_in("--link xdp")?;
     let usable = cores::usable();
     let mode = ThreadingMode::choose(options.threads, usable.len());
+    let waits_alone = mode.0 == ThreadingMode::SingleThreaded && !config.threads.busy_poll;
     let threads = Threads {
-        nice: priority::choose(config.threads.nice, priority::inherited(), mode.0, usable.len()),
+        nice: priority::choose(config.threads.nice, priority::inherited(), waits_alone, usable.len()),
         mode,
         cores: cores::of_stages(config.threads.cores.as_deref(), &usable)?,
         spin: usable.len() >= cores::ENOUGH,
@@ -83,8 +84,9 @@ pub fn run_with(config: Config, options: RunOptions, entropy: Box<dyn Entropy>) 
     if !config.link.gro {
         udp_rx.set_gro(false);
     }
+    let busy_poll = config.threads.busy_poll.then(|| udp_rx.busy_poll());
     #[cfg(not(feature = "xdp"))]
-    let _ = port;
+    let _ = (port, busy_poll);
     let run = Run { config, threads, state: options.state, resolved, signals, control };
     let mut aside = Aside::of(&udp_rx, &udp_tx);
     match choose_link(&run.config, options.link, options.iface)? {
@@ -100,6 +102,7 @@ pub fn run_with(config: Config, options: RunOptions, entropy: Box<dyn Entropy>) 
                 dscp: run.config.link.dscp,
                 mode: options.xdp_mode.unwrap_or(run.config.link.xdp_mode),
                 udp_checksum: run.config.link.udp_checksum,
+                busy_poll,
                 required,
             };
             let (rx, tx, status) = xdp::open(settings, udp_rx, udp_tx)?;
@@ -263,9 +266,10 @@ impl Run {
             gauges,
         };
         let ready = format!("{name}: ready on {listen}; link {rung}; threads {} ({reason})", mode.name());
+        let busy_poll = config.threads.busy_poll;
         let incomplete = match mode {
             ThreadingMode::SingleThreaded => {
-                let mut event_loop = EventLoop::new(parts, entropy)?;
+                let mut event_loop = EventLoop::new(parts, busy_poll, entropy)?;
                 priority::set(threads.nice);
                 cores::pin(config.threads.cores.as_ref().and(threads.cores).map(|[first, ..]| first));
                 tracing::info!("{ready}");
@@ -277,8 +281,7 @@ impl Run {
                     path_errors: aside.path_errors,
                     send_datagram: Box::new(move |path, bytes| sender.send(path, bytes, 0)),
                 };
-                let (busy_poll, spin) = (config.threads.busy_poll, threads.spin);
-                let (cores, nice) = (threads.cores, threads.nice);
+                let Threads { cores, spin, nice, .. } = threads;
                 let settings = pipeline::Settings { cores, busy_poll, spin, nice };
                 let mut event_loop = ThreadedEventLoop::new(parts, joints, settings, entropy)?;
                 tracing::info!("{ready}");

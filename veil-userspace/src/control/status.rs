@@ -162,7 +162,7 @@ fn drops(gauges: &Gauges, opened: &SessionCounters, stage: &ProcessCounters) -> 
 fn counters(gauges: &Gauges, opened: &SessionCounters, stage: &ProcessCounters) -> BTreeMap<String, u64> {
     let (link, tun) = (&gauges.link, &gauges.tun);
     let (handshakes, state) = (&gauges.handshakes, &gauges.state);
-    let named: [(&str, &AtomicU64); 54] = [
+    let named: [(&str, &AtomicU64); 55] = [
         ("datagrams_received", &link.datagrams_received),
         ("datagrams_opened", &opened.opened),
         ("datagrams_handshake", &opened.handshake),
@@ -185,6 +185,7 @@ fn counters(gauges: &Gauges, opened: &SessionCounters, stage: &ProcessCounters) 
         ("resends", &link.resends),
         ("path_errors", &link.path_errors),
         ("gso_step_downs", &link.gso_step_downs),
+        ("busy_poll_refused", &link.busy_poll_refused),
         ("frames_opened", &stage.frames),
         ("frames_ip", &stage.ip),
         ("frames_fragment", &stage.fragment),

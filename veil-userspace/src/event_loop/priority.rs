@@ -8,16 +8,14 @@
 
 use std::io;
 
-use super::ThreadingMode;
-
 /// The kernel's most urgent workers have the same.
 const FIRST: i32 = -20;
 
-/// The nice value to set: as configured; else the first of all for a thread that does everything, but not where the daemon
-/// was started with one of its own, nor on a single core, where nobody else would run while it is busy. Stages on threads
-/// of their own gain nothing by it: they would only be served before each other.
-pub fn choose(configured: Option<i8>, inherited: i32, mode: ThreadingMode, cores: usize) -> Option<i32> {
-    let first = mode == ThreadingMode::SingleThreaded && inherited == 0 && cores > 1;
+/// The nice value to set: as configured; else the first of all for a thread that does everything and sleeps between
+/// (`waits_alone`), but not where the daemon was started with one of its own, nor on a single core, where nobody else would
+/// run while it is busy. Stages on threads of their own gain nothing by it, and who never sleeps has no turn to wait for.
+pub fn choose(configured: Option<i8>, inherited: i32, waits_alone: bool, cores: usize) -> Option<i32> {
+    let first = waits_alone && inherited == 0 && cores > 1;
     configured.map(i32::from).or(first.then_some(FIRST))
 }
 
@@ -44,13 +42,12 @@ mod tests {
 
     #[test]
     fn what_is_configured_is_set_and_what_the_daemon_was_started_with_stays() {
-        use ThreadingMode::{Pipeline, SingleThreaded};
-        assert_eq!(choose(None, 0, SingleThreaded, 2), Some(-20));
-        assert_eq!(choose(None, 0, SingleThreaded, 1), None);
-        assert_eq!(choose(None, 0, Pipeline, 4), None);
-        assert_eq!(choose(None, 5, SingleThreaded, 4), None);
-        assert_eq!(choose(Some(0), 5, SingleThreaded, 4), Some(0));
-        assert_eq!(choose(Some(-3), 0, Pipeline, 1), Some(-3));
+        assert_eq!(choose(None, 0, true, 2), Some(-20));
+        assert_eq!(choose(None, 0, true, 1), None);
+        assert_eq!(choose(None, 0, false, 4), None);
+        assert_eq!(choose(None, 5, true, 4), None);
+        assert_eq!(choose(Some(0), 5, true, 4), Some(0));
+        assert_eq!(choose(Some(-3), 0, false, 1), Some(-3));
     }
 
     #[test]

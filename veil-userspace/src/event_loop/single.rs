@@ -63,13 +63,15 @@ pub struct EventLoop<R, S, T, W> {
     blocked: bool,
     /// The link's descriptor that is watched for room.
     watched: Option<RawFd>,
+    busy_poll: bool,
     stopping: bool,
     checker: ThreadChecker,
 }
 
 impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
-    /// A loop over `parts`, whose descriptors it watches from now on; handshakes draw from `entropy`.
-    pub fn new(parts: Parts<R, S, T, W>, entropy: Box<dyn Entropy>) -> Result<Self> {
+    /// A loop over `parts`, whose descriptors it watches from now on; with `busy_poll` it never sleeps; handshakes draw from
+    /// `entropy`.
+    pub fn new(parts: Parts<R, S, T, W>, busy_poll: bool, entropy: Box<dyn Entropy>) -> Result<Self> {
         let poll = Poll::new().context("cannot create an epoll instance")?;
         let timer = Timer::new().context("cannot create a timer")?;
         let Parts { link_rx, link_tx, tun_rx, tun_tx, process, gauges, .. } = parts;
@@ -100,6 +102,7 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
             tun_ready: false,
             blocked: false,
             watched: None,
+            busy_poll,
             stopping: false,
             checker: ThreadChecker::default(),
         };
@@ -132,7 +135,10 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
         while !self.stopping {
             let busy = self.turns()?;
             self.timer.set(self.next_deadline()).context("cannot set the timer")?;
-            self.look(!busy)?;
+            if !busy && self.busy_poll {
+                std::thread::yield_now();
+            }
+            self.look(!busy && !self.busy_poll)?;
         }
         if let Err(error) = self.say_goodbye() {
             tracing::warn!("saying goodbye to peers: {error:#}");

@@ -7,10 +7,13 @@
 //! The invariant, at rest: datagrams received = handed on + `receive_drops`; datagrams handed in = `datagrams_sent` +
 //! `send_drops` + `datagram_drops`; and no link holds a frame.
 
+mod busy_poll;
 pub mod mem;
 pub mod udp;
 #[cfg(feature = "xdp")]
 pub mod xdp;
+
+pub use busy_poll::BusyPoll;
 
 use crate::frame::{Home, Inbox, Outbox, Sealed, WideSet};
 use crate::histogram::Histogram;
@@ -140,6 +143,8 @@ pub struct LinkCounters {
     pub gro: AtomicBool,
     /// How often GSO was switched off because it misbehaved.
     pub gso_step_downs: AtomicU64,
+    /// Socket options of [`BusyPoll`] that the kernel has refused.
+    pub busy_poll_refused: AtomicU64,
 }
 
 impl LinkCounters {

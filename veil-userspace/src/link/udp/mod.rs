@@ -20,6 +20,7 @@ pub use rx::UdpRx;
 pub use single::DatagramSender;
 #[cfg(feature = "xdp")]
 pub(super) use single::outer_tos;
+pub(super) use socket::set_option;
 pub use tx::{MAX_PAYLOAD, UdpTx};
 
 use super::LinkCounters;

@@ -11,7 +11,7 @@ use super::cmsg::Info;
 use super::error_queue::{self, PathError, may_be_another_paths};
 use super::socket::{Sockets, set_option};
 use crate::frame::{Frame, MAX_SEGMENTS, Outbox, Sealed, WideFrame, WideSet, datagram_count};
-use crate::link::{Fds, LinkCounters, LinkRx, Received};
+use crate::link::{BusyPoll, Fds, LinkCounters, LinkRx, Received};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -58,6 +58,13 @@ impl UdpRx {
             }
         }
         self.counters.gro.store(is_on, Relaxed);
+    }
+
+    /// Has the kernel poll the NIC for both sockets, where it lets us; returns the same for other sockets beside them.
+    pub fn busy_poll(&self) -> BusyPoll {
+        let busy_poll = BusyPoll::new(self.counters.clone());
+        self.sockets.all().into_iter().flatten().for_each(|socket| busy_poll.ask(socket));
+        busy_poll
     }
 
     /// What this link counts, to be kept and read elsewhere.

@@ -8,6 +8,20 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use veil_proto::DropReason;
 
+#[test]
+fn sockets_are_polled_for_where_the_kernel_lets_us_and_refusals_are_counted() {
+    let (rx, _tx, _) = UdpLink::open("127.0.0.1:0".parse().unwrap(), 0).unwrap();
+    let set = |name| {
+        let sockets = rx.fds().into_iter().flatten();
+        sockets.filter(|&fd| socket::option(fd, libc::SOL_SOCKET, name).is_ok_and(|value| value != 0)).count()
+    };
+    let both = || set(libc::SO_BUSY_POLL) + set(libc::SO_PREFER_BUSY_POLL);
+    let before = both();
+    rx.busy_poll();
+    let refused = rx.counters().busy_poll_refused.load(Relaxed);
+    assert_eq!((before, both() as u64 + refused), (0, 2));
+}
+
 struct Side {
     rx: UdpRx,
     tx: UdpTx,

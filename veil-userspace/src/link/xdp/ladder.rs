@@ -224,6 +224,9 @@ fn step(
         if bound.mode != bind {
             return Err("the kernel bound the socket to copy mode after all".into());
         }
+        if let Some(busy_poll) = &settings.busy_poll {
+            busy_poll.ask(bound.rx.as_fd());
+        }
         let duplicate = bound.rx.as_fd().try_clone_to_owned()?;
         sockets.push((duplicate, bound.rx.shared_counters().clone()));
         rx.sockets.push(bound.rx);

@@ -22,6 +22,7 @@ pub use rx::XdpRx;
 pub use status::XdpStatus;
 pub use tx::XdpTx;
 
+use super::BusyPoll;
 use super::udp::{UdpRx, UdpTx};
 use crate::config::XdpMode;
 use anyhow::{Context, Result, bail};
@@ -44,6 +45,8 @@ pub struct Settings {
     pub mode: XdpMode,
     /// Whether datagrams over IPv4 have a UDP checksum.
     pub udp_checksum: bool,
+    /// Has the kernel poll the NIC for the sockets, if it is to.
+    pub busy_poll: Option<BusyPoll>,
     /// Whether to fail at start if no AF_XDP rung can be had.
     pub required: bool,
 }
