@@ -1,6 +1,7 @@
 //! Whole event loops on threads, over a link and a TUN in memory: no privileges, no kernel, and so the place where
-//! ThreadSanitizer looks (`cargo xtask ci`, step `races`).
+//! ThreadSanitizer and LeakSanitizer look (`cargo xtask ci --full`, steps `races` and `leaks`).
 
+mod many;
 mod planted;
 mod side;
 

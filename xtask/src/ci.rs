@@ -21,7 +21,8 @@ const STEPS: &[Step] = &[
 ];
 
 /// What takes a nightly compiler, an eBPF toolchain or a virtual machine; asked for by `--full`.
-const FULL_STEPS: &[Step] = &[("races", test::races), ("zero-copy", vm::ci), ("eBPF", ebpf)];
+const FULL_STEPS: &[Step] =
+    &[("races", test::races), ("leaks", test::leaks), ("zero-copy", vm::ci), ("eBPF", ebpf)];
 
 #[derive(clap::Args)]
 pub struct Options {
