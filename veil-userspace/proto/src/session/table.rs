@@ -115,3 +115,37 @@ impl SessionTable {
         self.len() == 0
     }
 }
+
+#[cfg(all(test, debug_assertions))]
+mod tests {
+    use super::*;
+    use crate::PeerId;
+    use crate::crypto::{AeadKey, HeaderKey, NetworkSecret, PublicKey, Suite};
+    use crate::session::{Opener, Role, Sealer};
+
+    fn session() -> Box<TransportSession> {
+        let key = || AeadKey::new(Suite::Aes256Gcm, &[7; 32]);
+        let header = HeaderKey::derive(&PublicKey([1; 32]), &NetworkSecret::default());
+        let (sealer, opener) = (Sealer::new(key(), 5, header), Opener::new(key()));
+        Box::new(TransportSession::new(PeerId(0), Role::Initiator, 0, 4, sealer, opener))
+    }
+
+    #[test]
+    fn a_session_used_by_a_thread_that_has_not_taken_it_over_is_caught() {
+        let mut table = SessionTable::default();
+        let id = table.insert(session());
+        assert!(table.get(id).is_some());
+        let used = std::thread::spawn(move || table.get(id).is_some()).join();
+        let why = used.expect_err("used on another thread");
+        let why = why.downcast_ref::<String>().map_or("", String::as_str);
+        assert!(why.contains("hand-over without rebind_to_current()"), "{why}");
+    }
+
+    #[test]
+    fn a_session_made_by_one_thread_is_taken_over_by_another() {
+        let made = std::thread::spawn(session).join().unwrap();
+        let mut table = SessionTable::default();
+        let id = table.insert(made);
+        assert!(table.get(id).is_some());
+    }
+}
