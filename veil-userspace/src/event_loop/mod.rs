@@ -15,6 +15,8 @@ pub mod poll;
 pub mod priority;
 pub mod process;
 pub mod single;
+#[cfg(test)]
+mod testing;
 pub mod waker;
 
 pub use mode::ThreadingMode;

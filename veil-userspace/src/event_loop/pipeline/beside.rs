@@ -77,7 +77,7 @@ impl ControlStage {
     }
 
     /// A bounded number of messages, then what the handshakes want. True if there is more to do.
-    fn turn(&mut self, now: Now) -> Result<bool> {
+    pub(super) fn turn(&mut self, now: Now) -> Result<bool> {
         let mut took = false;
         for _ in 0..BATCH {
             let Some(message) = self.inbox.pop() else { break };

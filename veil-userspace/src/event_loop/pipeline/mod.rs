@@ -352,3 +352,6 @@ impl Drop for Ended {
         self.0.control.stop();
     }
 }
+
+#[cfg(test)]
+mod tests;

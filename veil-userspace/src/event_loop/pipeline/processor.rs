@@ -121,7 +121,7 @@ impl PipelineProcessor {
     }
 
     /// One batch each way. True if there is more to do.
-    fn turn(&mut self, now: Now) -> bool {
+    pub(super) fn turn(&mut self, now: Now) -> bool {
         self.checker.assert_here();
         self.ready();
         while let Some(error) = (self.path_errors)() {
@@ -134,8 +134,8 @@ impl PipelineProcessor {
         // A run may complete as many packets again.
         let limit = BATCH.min(wiring.to_tun.room() / 2);
         let took_in = wiring.from_link.refill_by(limit, BYTES, |run| run.frame.bytes().len());
-        self.listen();
-        self.inbound(took_in, now);
+        self.take_in(now);
+        self.hand_on(took_in);
         self.outbound(now);
         if self.process.next_deadline().is_some_and(|at| at <= now.mono) {
             self.process.on_timer(now);
@@ -145,11 +145,20 @@ impl PipelineProcessor {
         self.ready()
     }
 
-    fn inbound(&mut self, took: bool, now: Now) {
-        let Wiring { from_link, to_tun, to_control, home_to_rx, marks, bells, .. } = &mut self.wiring;
+    /// Takes in what control says, opens what has come, and tells control what that means before anybody else has it: where
+    /// a peer is can be in the state file by the time that the host answers its first packet.
+    pub(super) fn take_in(&mut self, now: Now) {
+        self.listen();
+        let Wiring { from_link, to_tun, to_control, home_to_rx, .. } = &mut self.wiring;
         if !from_link.is_empty() {
             self.process.inbound(from_link, to_tun, to_control, home_to_rx, now);
         }
+        self.report();
+    }
+
+    /// Publishes what was opened; `took`: places in the queue that it came by have become free as well.
+    pub(super) fn hand_on(&mut self, took: bool) {
+        let Wiring { from_link, to_tun, home_to_rx, marks, bells, .. } = &mut self.wiring;
         let [(came, goes), _] = marks;
         // Before the runs, so that whoever has those has them as well.
         if goes.pass_on(came, from_link.used(), to_tun.pushed()) | to_tun.flush() {

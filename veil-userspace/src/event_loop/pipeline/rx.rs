@@ -111,7 +111,7 @@ impl<R: LinkRx, T: TunRead> RxStage<R, T> {
     }
 
     /// One call to each end that has something and may be read. True if there is more to do.
-    fn turn(&mut self) -> Result<bool> {
+    pub(super) fn turn(&mut self) -> Result<bool> {
         self.checker.assert_here();
         self.ready();
         if self.may_receive() {
@@ -166,7 +166,7 @@ impl<R: LinkRx, T: TunRead> RxStage<R, T> {
     }
 
     /// Waits for what comes next, or only looks, and notes what is ready.
-    fn look(&mut self, idle: bool) -> Result<()> {
+    pub(super) fn look(&mut self, idle: bool) -> Result<()> {
         if idle {
             self.arm().context("cannot watch the tunnel's descriptors")?;
         }

@@ -84,7 +84,7 @@ impl<S: LinkTx, W: TunWrite> TxStage<S, W> {
     }
 
     /// One batch each way. True if there is more to do.
-    fn turn(&mut self) -> Result<bool> {
+    pub(super) fn turn(&mut self) -> Result<bool> {
         self.checker.assert_here();
         let took = self.wiring.to_tun.refill_by(BATCH, BYTES, |run| run.frame.bytes().len());
         self.leaving();
