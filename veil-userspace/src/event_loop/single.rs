@@ -417,3 +417,6 @@ pub(super) fn endpoints(process: &Process, control: &Control) -> Vec<IpAddr> {
     let current = control.peers().filter_map(|peer| process.sessions().status(peer)?.endpoint);
     current.map(|path| path.remote().ip()).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,3 +46,17 @@ fn where_a_peer_is_can_be_stored_before_its_first_packet_goes_on_to_the_host() {
     event_loop.bring_home();
     assert_eq!(event_loop.incomplete_set(), None);
 }
+
+#[cfg(debug_assertions)]
+#[test]
+fn a_stage_stepped_by_another_thread_than_its_own_is_caught() {
+    let is_caught = |misuse: &mut (dyn FnMut() + Send)| {
+        let stepped = thread::scope(|scope| scope.spawn(misuse).join());
+        let why = stepped.err().and_then(|why| why.downcast::<String>().ok()).unwrap_or_default();
+        assert!(why.contains("hand-over without rebind_to_current()"), "{why}");
+    };
+    let (mut event_loop, ..) = still();
+    is_caught(&mut || drop(event_loop.rx.turn()));
+    is_caught(&mut || _ = event_loop.processor.turn(now()));
+    is_caught(&mut || drop(event_loop.tx.turn()));
+}
