@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
-use veil_lab::{Profile, build_veil, run};
+use veil_lab::{Profile, build_program, build_veil, run};
 
 use super::peers;
 
@@ -28,13 +28,21 @@ pub enum Kind {
 pub struct Contender {
     pub name: String,
     pub kind: Kind,
-    /// None for the bare wire, and for who is missing.
+    /// None for who is missing; of the bare wire `veil-raw-xdp`, if AF_XDP alone is measured.
     pub program: Option<PathBuf>,
     /// For `veil run`.
     pub arguments: Vec<String>,
     pub version: Option<String>,
     /// Why it cannot be measured.
     pub missing: Option<String>,
+}
+
+impl Contender {
+    /// The rung that `veil show` must name: a veth pair has native XDP, and copies.
+    pub fn rung(&self) -> Option<&'static str> {
+        let over_xdp = self.arguments.windows(2).any(|words| words == ["--link", "xdp"]);
+        over_xdp.then_some("native copy")
+    }
 }
 
 const NULL_CIPHER: &str = "null-cipher";
@@ -55,6 +63,11 @@ pub fn find(only: &[String], paths: &[(String, PathBuf)]) -> Result<Vec<Contende
     }
     let wanted = |name: &String| only.is_empty() || only.iter().any(|word| selects(word, name));
     names.into_iter().filter(wanted).map(|name| contender(name, paths)).collect()
+}
+
+/// Builds what measures AF_XDP alone.
+pub fn build_raw_xdp() -> Result<PathBuf> {
+    build_program("veil-bench", "veil-raw-xdp", Profile::Release)
 }
 
 fn names(paths: &[(String, PathBuf)]) -> Vec<String> {
@@ -199,6 +212,19 @@ mod tests {
         let names = names(&paths);
         assert_eq!(names.iter().filter(|name| *name == "wireguard-go").count(), 1);
         assert_eq!(names.last().map(String::as_str), Some("mine"));
+    }
+
+    #[test]
+    fn only_the_af_xdp_link_has_a_rung_to_stand_on() {
+        let contender = |link: &str| Contender {
+            name: String::new(),
+            kind: Kind::Veil,
+            program: None,
+            arguments: ["--link", link, "--threads", "single"].map(str::to_owned).to_vec(),
+            version: None,
+            missing: None,
+        };
+        assert_eq!([contender("xdp").rung(), contender("udp").rung()], [Some("native copy"), None]);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use super::contenders::{Contender, Kind};
+
 /// What `--figures` chooses among; each is one piece of work of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -15,12 +17,24 @@ pub enum Group {
     Small,
     /// Bulk again with tx-udp-segmentation off: each datagram crosses alone, as on a NIC without USO
     Segmented,
+    /// AF_XDP alone, native mode and copying: packets between two processes, beside the bare wire
+    RawXdp,
     /// Round trip time under bulk load on a wire of 100 Mbit/s
     Shaped,
 }
 
 impl Group {
-    pub const ALL: [Group; 5] = [Group::Latency, Group::Bulk, Group::Small, Group::Segmented, Group::Shaped];
+    pub const ALL: [Group; 6] =
+        [Group::Latency, Group::Bulk, Group::Small, Group::Segmented, Group::RawXdp, Group::Shaped];
+
+    /// Whether this contender has these figures. What AF_XDP sends passes by the queue that shapes the wire.
+    pub fn is_for(self, contender: &Contender) -> bool {
+        match self {
+            Group::RawXdp => contender.kind == Kind::Raw,
+            Group::Shaped => contender.rung().is_none(),
+            _ => true,
+        }
+    }
 
     pub fn word(self) -> &'static str {
         match self {
@@ -28,6 +42,7 @@ impl Group {
             Group::Bulk => "bulk",
             Group::Small => "small packets",
             Group::Segmented => "segmented wire",
+            Group::RawXdp => "raw AF_XDP",
             Group::Shaped => "shaped wire",
         }
     }
@@ -97,6 +112,19 @@ pub fn bulk_key(group: Group, streams: u32, direction: Direction) -> String {
     format!("{wire}-{streams}-{}", direction.word())
 }
 
+/// The key of how many datagrams a bulk transfer, whose own key is given, is cut into.
+pub fn datagrams_key(bulk: &str) -> String {
+    format!("{bulk}-datagrams")
+}
+
+/// UDP payloads that AF_XDP alone is measured with.
+pub const RAW_XDP_BYTES: [u32; 2] = [64, 1450];
+
+/// The key of what AF_XDP alone carries.
+pub fn raw_xdp_key(bytes: u32) -> String {
+    format!("raw-xdp-{bytes}")
+}
+
 /// The key of a small-packet figure.
 pub fn small_key(flows: &str) -> String {
     format!("small-{flows}")
@@ -118,6 +146,15 @@ pub fn figures() -> Vec<Figure> {
                 let title = format!("TCP, {streams} stream{plural} {}{wire}", direction.word());
                 let key = bulk_key(group, streams, direction);
                 all.push(figure(&key, &title, "Gbit/s", Better::More));
+                all.push(Figure {
+                    detail: true,
+                    ..figure(
+                        &datagrams_key(&key),
+                        &format!("{title}: datagrams of the sending daemon"),
+                        "k/s",
+                        Better::More,
+                    )
+                });
                 all.extend(cpu_figures(&key, &title, "s/Gbit"));
                 all.extend(call_figures(&key, &title));
             }
@@ -128,6 +165,10 @@ pub fn figures() -> Vec<Figure> {
             (small_key(flows), format!("64-byte UDP, {flows} flow{}", if flows == "one" { "" } else { "s" }));
         all.push(figure(&key, &format!("{title}, at 1 % loss or less"), "kpps", Better::More));
         all.extend(cpu_figures(&key, &title, "s/Mpkt"));
+    }
+    for bytes in RAW_XDP_BYTES {
+        let title = format!("AF_XDP alone, {bytes} bytes of UDP payload");
+        all.push(figure(&raw_xdp_key(bytes), &title, "kpps", Better::More));
     }
     for (key, title) in [
         ("rtt-idle-p50", "Round trip, idle, p50"),
@@ -199,6 +240,8 @@ mod tests {
             "small-one-cpu-receiver",
             "added-bulk-inbound-p50",
             "bulk-1-back-calls",
+            "segmented-1-forward-datagrams",
+            "raw-xdp-1450",
         ] {
             assert!(keys.contains(expected), "{expected}");
         }

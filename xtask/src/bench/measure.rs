@@ -13,7 +13,7 @@ use super::progress::Progress;
 use super::results::Entry;
 use super::stats::Spread;
 use super::topology::{Cpu, Tunnel, Wire};
-use super::{bulk, latency, small};
+use super::{bulk, latency, raw_xdp, small};
 use crate::interrupt;
 
 /// One contender's samples, by figure.
@@ -23,6 +23,12 @@ pub struct Samples(BTreeMap<String, Vec<f64>>);
 impl Samples {
     pub fn add(&mut self, key: &str, value: f64) {
         self.0.entry(key.to_owned()).or_default().push(value);
+    }
+
+    pub fn extend(&mut self, more: Samples) {
+        for (key, values) in more.0 {
+            self.0.entry(key).or_default().extend(values);
+        }
     }
 
     /// What both daemons have used since `before`, for each of `units`. Nothing where there are no daemons.
@@ -104,25 +110,39 @@ fn rounds(plan: &Plan, runners: &mut [Runner]) -> Result<()> {
     for name in veil_lab::sweep_leftovers() {
         eprintln!("removed {name}, left behind by a run that was killed");
     }
-    let present = runners.iter().filter(|runner| runner.contender.missing.is_none()).count();
-    let mut progress = Progress::new(plan.settings.rounds as usize * present * plan.groups.len());
+    let groups = |contender: &Contender| -> Vec<Group> {
+        plan.groups.iter().copied().filter(|group| group.is_for(contender)).collect()
+    };
+    let present = runners.iter().filter(|runner| runner.contender.missing.is_none());
+    let steps: usize = present.map(|runner| groups(runner.contender).len()).sum();
+    let mut progress = Progress::new(plan.settings.rounds as usize * steps);
     for round in 1..=plan.settings.rounds {
         for runner in runners.iter_mut().filter(|runner| runner.contender.missing.is_none()) {
             interrupt::check()?;
-            let name = &runner.contender.name;
+            let (name, groups) = (&runner.contender.name, groups(runner.contender));
+            if groups.is_empty() {
+                continue;
+            }
             let at = |what: &str| format!("round {round} of {}  {name}  {what}", plan.settings.rounds);
             let tunnel = match Tunnel::start(runner.contender) {
                 Ok(tunnel) => tunnel,
                 Err(error) => {
                     interrupt::check()?;
-                    progress.skip(plan.groups.len());
+                    progress.skip(groups.len());
                     runner.fail("start", &error, &progress);
                     continue;
                 }
             };
-            for group in &plan.groups {
+            for group in groups {
                 progress.step(&at(group.word()));
-                if let Err(error) = one(&tunnel, *group, &plan.settings, &mut runner.samples) {
+                let mut samples = Samples::default();
+                let measured = one(&tunnel, runner.contender, group, &plan.settings, &mut samples);
+                // Having left its rung meanwhile, it was another link that was measured.
+                let steady = tunnel.on_its_rung(runner.contender);
+                if steady.is_ok() {
+                    runner.samples.extend(samples);
+                }
+                if let Err(error) = measured.and(steady) {
                     // Ctrl-C also ends what was running, and that is no failure of the contender.
                     interrupt::check()?;
                     runner.fail(group.word(), &error, &progress);
@@ -134,15 +154,27 @@ fn rounds(plan: &Plan, runners: &mut [Runner]) -> Result<()> {
     Ok(())
 }
 
-fn one(tunnel: &Tunnel, group: Group, settings: &Settings, samples: &mut Samples) -> Result<()> {
+fn one(
+    tunnel: &Tunnel,
+    contender: &Contender,
+    group: Group,
+    settings: &Settings,
+    samples: &mut Samples,
+) -> Result<()> {
     match group {
         Group::Latency => latency::measure(tunnel, settings, samples),
         Group::Bulk => bulk::measure(tunnel, group, settings, samples),
         Group::Small => small::measure(tunnel, settings, samples),
+        // XDP programs on both ends of a veth pair have turned that offload off, and the kernel keeps it so.
+        Group::Segmented if contender.rung().is_some() => bulk::measure(tunnel, group, settings, samples),
         Group::Segmented => {
             tunnel.set_wire(Wire::Segmented).context("turning tx-udp-segmentation off")?;
             bulk::measure(tunnel, group, settings, samples)?;
             tunnel.set_wire(Wire::Plain)
+        }
+        Group::RawXdp => {
+            let program = contender.program.as_deref().context("veil-raw-xdp was not built")?;
+            raw_xdp::measure(tunnel, program, settings, samples)
         }
         Group::Shaped => {
             tunnel.set_wire(Wire::Shaped).context("shaping the wire (does the kernel have tbf?)")?;

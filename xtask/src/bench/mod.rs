@@ -7,6 +7,7 @@ mod added;
 mod bulk;
 mod calls;
 mod chart;
+mod compare;
 mod contenders;
 mod cpu;
 mod figures;
@@ -19,6 +20,7 @@ mod peers;
 mod plan;
 mod program;
 mod progress;
+mod raw_xdp;
 mod report;
 mod results;
 mod small;
@@ -109,7 +111,12 @@ pub fn bench(options: &Options) -> Result<()> {
     if options.install_peers {
         peers::install()?;
     }
-    let contenders = contenders::find(&options.only, &options.peer)?;
+    let mut contenders = contenders::find(&options.only, &options.peer)?;
+    if groups.contains(&Group::RawXdp) {
+        for raw in contenders.iter_mut().filter(|contender| contender.kind == contenders::Kind::Raw) {
+            raw.program = Some(contenders::build_raw_xdp()?);
+        }
+    }
     let plan = Plan { settings: Settings::new(options.quick), groups, contenders };
     let machine = Machine::look()?;
     if machine.load > BUSY {
@@ -125,7 +132,9 @@ pub fn bench(options: &Options) -> Result<()> {
         settings: plan.settings,
         figures: figures::figures(),
         contenders: measured.contenders,
+        comparisons: Vec::new(),
     };
+    results.comparisons = compare::comparisons(&results);
     if !measured.complete {
         let spreads = results.contenders.iter().flat_map(|entry| entry.figures.values());
         results.settings.rounds = spreads.map(|spread| spread.samples.len() as u32).max().unwrap_or(0);

@@ -15,7 +15,16 @@ pub fn text(results: &Results) -> String {
             block(&mut out, results, figure, width);
         }
     }
-    out + &absent(results)
+    out + &compared(results) + &absent(results)
+}
+
+/// The AF_XDP link beside what it stands on and what it stands in for.
+fn compared(results: &Results) -> String {
+    let mut out = String::new();
+    for one in &results.comparisons {
+        let _ = writeln!(out, "  {}  {}: {} x", one.contender, one.title, number(one.ratio));
+    }
+    if out.is_empty() { out } else { format!("\nCompared (medians):\n{out}") }
 }
 
 fn block(out: &mut String, results: &Results, figure: &Figure, width: usize) {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use super::compare::Comparison;
 use super::contenders::Kind;
 use super::figures::Figure;
 use super::machine::Machine;
@@ -23,6 +24,9 @@ pub struct Results {
     pub settings: Settings,
     pub figures: Vec<Figure>,
     pub contenders: Vec<Entry>,
+    /// The AF_XDP link against the bare AF_XDP and the UDP link.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub comparisons: Vec<Comparison>,
 }
 
 /// One contender and what it reached.
@@ -164,6 +168,7 @@ pub mod tests {
             settings: Settings::new(true),
             figures: figures(),
             contenders,
+            comparisons: Vec::new(),
         }
     }
 

@@ -20,7 +20,7 @@ use super::wireguard::{self, Configuration, KEYS};
 
 /// What both ends of the veth pair are called.
 pub const WIRE: &str = "eth0";
-const OUTER: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 99, 0, 1), Ipv4Addr::new(10, 99, 0, 2)];
+pub const OUTER: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 99, 0, 1), Ipv4Addr::new(10, 99, 0, 2)];
 const INNER: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 8, 0, 1), Ipv4Addr::new(10, 8, 0, 2)];
 const VEIL_ENDPOINT: &str = "10.99.0.2:4433";
 const FIRST_REPLY_WITHIN: Duration = Duration::from_secs(10);
@@ -105,7 +105,23 @@ impl Tunnel {
         };
         ping(&tunnel.left, &tunnel.target.to_string(), FIRST_REPLY_WITHIN)
             .with_context(|| format!("the tunnel does not work{}", tunnel.logs()))?;
+        tunnel.on_its_rung(contender)?;
         Ok(tunnel)
+    }
+
+    /// Whether both daemons stand on the rung of the link that the contender is named after. What went by another is no
+    /// figure of it.
+    ///
+    /// # Errors
+    /// One of them does not, with the reason it gives.
+    pub fn on_its_rung(&self, contender: &Contender) -> Result<()> {
+        let Some(wanted) = contender.rung() else { return Ok(()) };
+        for shown in self.show()?.into_iter().flatten() {
+            let rung = shown["rung"].as_str().unwrap_or("unknown");
+            let reason = shown["rung_reason"].as_str().unwrap_or_default();
+            ensure!(rung == wanted, "{} stands on {rung:?}, not on {wanted:?}: {reason}", contender.name);
+        }
+        Ok(())
     }
 
     /// CPU seconds used so far; `None` where there are no daemons.
