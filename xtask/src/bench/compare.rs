@@ -1,78 +1,176 @@
-//! What the AF_XDP link is judged by: medians of one run, one against another.
+//! What VEIL is judged by within one run: one median against another, or alone, beside the least that counts as done.
 
 use serde::{Deserialize, Serialize};
 
-use super::figures::{Direction, Group, STREAMS, bulk_key, datagrams_key, raw_xdp_key, small_key};
-use super::results::{Entry, Results};
+use super::figures::{
+    Better, Direction, Group, STREAMS, added_key, bulk_key, datagrams_key, raw_xdp_key, small_key,
+};
+use super::results::Results;
 
-/// One median divided by another.
+/// One median divided by another, or one that is compared with its bar only.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
     pub contender: String,
     /// What is compared with what.
     pub title: String,
-    pub ratio: f64,
+    pub value: f64,
+    /// "x" of a ratio.
+    pub unit: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bar: Option<Bar>,
 }
 
-const UDP_LINK: &str = "veil-udp-single";
+/// The least that counts as done.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Bar {
+    pub value: f64,
+    pub better: Better,
+}
+
+impl Bar {
+    pub const fn at_least(value: f64) -> Option<Bar> {
+        Some(Bar { value, better: Better::More })
+    }
+
+    pub const fn at_most(value: f64) -> Option<Bar> {
+        Some(Bar { value, better: Better::Less })
+    }
+
+    pub fn is_met_by(self, value: f64) -> bool {
+        match self.better {
+            Better::More => value >= self.value,
+            Better::Less => value <= self.value,
+        }
+    }
+}
+
+const SINGLE: &str = "single";
 /// What a datagram of a TCP transfer comes nearest to.
 const FULL: u32 = 1450;
 
 /// All that these results have both sides of.
 pub fn comparisons(results: &Results) -> Vec<Comparison> {
-    let named = |name: &str| results.contenders.iter().find(|entry| entry.name == name);
-    let (raw, udp) = (named("raw"), named(UDP_LINK));
-    let mut all = Vec::new();
-    let mut add = |entry: &Entry, key: &str, to: Option<&Entry>, to_key: &str, title: String| {
-        let pair = entry.median(key).zip(to.and_then(|to| to.median(to_key)));
-        if let Some((value, to)) = pair.filter(|(_, to)| *to > 0.0) {
-            all.push(Comparison { contender: entry.name.clone(), title, ratio: value / to });
+    let mut list = List { results, all: Vec::new() };
+    for threads in [SINGLE, "pipeline"] {
+        list.over_xdp(threads);
+    }
+    for link in ["udp", "xdp"] {
+        list.pipeline(link);
+    }
+    for (threads, most) in [(SINGLE, 5.0), ("pipeline", 20.0)] {
+        for way in ["outbound", "inbound"] {
+            let key = added_key("idle", way);
+            list.alone(&format!("veil-udp-{threads}"), &key, "µs", Bar::at_most(most));
         }
-    };
-    for entry in results.contenders.iter().filter(|entry| entry.name.starts_with("veil-xdp-")) {
-        for group in [Group::Bulk, Group::Segmented] {
-            for streams in STREAMS {
-                for direction in Direction::BOTH {
-                    let key = bulk_key(group, streams, direction);
-                    let title = format!("{key}: datagrams/s / raw AF_XDP packets/s, {FULL} B");
-                    add(entry, &datagrams_key(&key), raw, &raw_xdp_key(FULL), title);
-                }
-            }
-        }
+    }
+    list.all
+}
+
+struct List<'a> {
+    results: &'a Results,
+    all: Vec<Comparison>,
+}
+
+impl List<'_> {
+    /// The AF_XDP link against AF_XDP alone, and against the UDP link. The bars are for one thread.
+    fn over_xdp(&mut self, threads: &str) {
+        let (xdp, udp) = (format!("veil-xdp-{threads}"), "veil-udp-single");
+        let bar = |first: bool, least| if first && threads == SINGLE { Bar::at_least(least) } else { None };
+        let mut transfers = Vec::new();
         for streams in STREAMS {
-            for direction in Direction::BOTH {
-                let key = bulk_key(Group::Segmented, streams, direction);
-                add(entry, &key, udp, &key, format!("{key}: Gbit/s / {UDP_LINK}"));
+            transfers.extend(Direction::BOTH.map(|direction| (streams, direction)));
+        }
+        for group in [Group::Bulk, Group::Segmented] {
+            for (nth, (streams, direction)) in transfers.iter().enumerate() {
+                let key = bulk_key(group, *streams, *direction);
+                let title = format!("{key}: datagrams/s / raw AF_XDP packets/s, {FULL} B");
+                let bar = bar(nth == 0 && group == Group::Bulk, 0.58);
+                self.ratio([&xdp, "raw"], [&datagrams_key(&key), &raw_xdp_key(FULL)], title, bar);
             }
+        }
+        for (nth, (streams, direction)) in transfers.into_iter().enumerate() {
+            let key = bulk_key(Group::Segmented, streams, direction);
+            self.ratio([&xdp, udp], [&key, &key], format!("{key}: Gbit/s / {udp}"), bar(nth == 0, 1.3));
         }
         let many = small_key("many");
-        add(entry, &many, udp, &many, format!("{many}: packets/s / {UDP_LINK}"));
+        self.ratio([&xdp, udp], [&many, &many], format!("{many}: packets/s / {udp}"), bar(true, 0.95));
     }
-    all
+
+    /// The pipeline against the single thread over the same link: what it carries, and what that costs.
+    fn pipeline(&mut self, link: &str) {
+        let [pipeline, single] = ["pipeline", SINGLE].map(|threads| format!("veil-{link}-{threads}"));
+        let key = bulk_key(Group::Bulk, 1, Direction::Forward);
+        let cpu = format!("{key}-cpu");
+        let pair = [pipeline.as_str(), &single];
+        self.ratio(pair, [&key, &key], format!("{key}: Gbit/s / {single}"), Bar::at_least(0.85));
+        self.ratio(pair, [&cpu, &cpu], format!("{key}: core-seconds/Gbit / {single}"), Bar::at_most(1.3));
+    }
+
+    fn ratio(&mut self, names: [&str; 2], keys: [&str; 2], title: String, bar: Option<Bar>) {
+        let [value, to] = [0, 1].map(|side| self.median(names[side], keys[side]));
+        if let Some((value, to)) = value.zip(to).filter(|(_, to)| *to > 0.0) {
+            self.add(names[0], title, value / to, "x", bar);
+        }
+    }
+
+    fn alone(&mut self, name: &str, key: &str, unit: &str, bar: Option<Bar>) {
+        if let Some(value) = self.median(name, key) {
+            self.add(name, key.to_owned(), value, unit, bar);
+        }
+    }
+
+    fn add(&mut self, name: &str, title: String, value: f64, unit: &str, bar: Option<Bar>) {
+        self.all.push(Comparison { contender: name.to_owned(), title, value, unit: unit.to_owned(), bar });
+    }
+
+    fn median(&self, name: &str, key: &str) -> Option<f64> {
+        self.results.contenders.iter().find(|entry| entry.name == name)?.median(key)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::results::Entry;
     use crate::bench::results::tests::sample;
     use crate::bench::stats::Spread;
+
+    fn set(entry: &mut Entry, key: &str, value: f64) {
+        entry.figures.insert(key.to_owned(), Spread::of(&[value; 3]).expect("three samples"));
+    }
 
     #[test]
     fn the_link_is_compared_with_the_wire_and_with_the_other_link() {
         let mut results = sample();
-        let set = |entry: &mut Entry, key: &str, value: f64| {
-            entry.figures.insert(key.to_owned(), Spread::of(&[value; 3]).expect("three samples"));
-        };
         set(&mut results.contenders[0], "raw-xdp-1450", 500.0);
         set(&mut results.contenders[1], "segmented-1-forward", 2.0);
         let mut xdp = results.contenders[1].clone();
         xdp.name = "veil-xdp-single".into();
         set(&mut xdp, "bulk-1-forward-datagrams", 300.0);
-        set(&mut xdp, "segmented-1-forward", 3.0);
+        set(&mut xdp, "segmented-1-forward", 2.5);
         results.contenders.push(xdp);
         let all = comparisons(&results);
-        let ratios: Vec<f64> = all.iter().map(|one| one.ratio).collect();
-        assert_eq!(ratios, [0.6, 1.5], "{all:?}");
-        assert!(all.iter().all(|one| one.contender == "veil-xdp-single"));
+        let ratios: Vec<f64> = all.iter().map(|one| one.value).collect();
+        assert_eq!(ratios, [0.6, 1.25], "{all:?}");
+        assert!(all.iter().all(|one| one.contender == "veil-xdp-single" && one.unit == "x"));
+        let met: Vec<bool> =
+            all.iter().map(|one| one.bar.is_some_and(|bar| bar.is_met_by(one.value))).collect();
+        assert_eq!(met, [true, false]);
+    }
+
+    #[test]
+    fn the_pipeline_is_compared_with_the_single_thread() {
+        let mut results = sample();
+        let [single, pipeline] = [1, 5].map(|at| results.contenders[at].name.clone());
+        assert_eq!([single.as_str(), &pipeline], ["veil-udp-single", "veil-udp-pipeline"]);
+        set(&mut results.contenders[5], "bulk-1-forward", 4.4);
+        set(&mut results.contenders[5], "bulk-1-forward-cpu", 0.3);
+        set(&mut results.contenders[5], "added-idle-inbound-p50", 21.0);
+        let all = comparisons(&results);
+        let values: Vec<f64> = all.iter().map(|one| one.value).collect();
+        assert_eq!(values, [0.5, 1.2, 21.0], "{all:?}");
+        let met: Vec<bool> =
+            all.iter().map(|one| one.bar.is_some_and(|bar| bar.is_met_by(one.value))).collect();
+        assert_eq!(met, [false, true, false]);
     }
 }

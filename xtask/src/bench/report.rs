@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::contenders::Kind;
-use super::figures::Figure;
+use super::figures::{Better, Figure};
 use super::results::{Entry, Results};
 
 /// Every figure but the details, each with ratios against the bare wire and the best peer.
@@ -18,11 +18,17 @@ pub fn text(results: &Results) -> String {
     out + &compared(results) + &absent(results)
 }
 
-/// The AF_XDP link beside what it stands on and what it stands in for.
+/// VEIL's modes beside what they are judged by.
 fn compared(results: &Results) -> String {
     let mut out = String::new();
     for one in &results.comparisons {
-        let _ = writeln!(out, "  {}  {}: {} x", one.contender, one.title, number(one.ratio));
+        let _ = write!(out, "  {}  {}: {} {}", one.contender, one.title, number(one.value), one.unit);
+        if let Some(bar) = one.bar {
+            let bound = if bar.better == Better::More { "at least" } else { "at most" };
+            let met = if bar.is_met_by(one.value) { "met" } else { "missed" };
+            let _ = write!(out, "  ({bound} {}: {met})", number(bar.value));
+        }
+        out.push('\n');
     }
     if out.is_empty() { out } else { format!("\nCompared (medians):\n{out}") }
 }
@@ -139,6 +145,7 @@ pub fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::compare;
     use crate::bench::results::tests::sample;
 
     #[test]
@@ -163,6 +170,16 @@ mod tests {
         assert!(text.contains("veil-udp-pipeline: not built: the pipeline"), "{text}");
         assert!(text.contains("good for a first look only"), "a quick run says so:\n{text}");
         assert!(!text.contains("64-byte UDP"), "what nobody measured has no table");
+    }
+
+    #[test]
+    fn a_bar_stands_beside_what_it_judges() {
+        let mut results = sample();
+        let bar = compare::Bar::at_least(0.58);
+        let (contender, title, unit) = ("veil".into(), "share".into(), "x".into());
+        results.comparisons = vec![compare::Comparison { contender, title, value: 0.5, unit, bar }];
+        let text = text(&results);
+        assert!(text.contains("  veil  share: 0.500 x  (at least 0.580: missed)\n"), "{text}");
     }
 
     #[test]

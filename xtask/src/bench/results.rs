@@ -24,7 +24,7 @@ pub struct Results {
     pub settings: Settings,
     pub figures: Vec<Figure>,
     pub contenders: Vec<Entry>,
-    /// The AF_XDP link against the bare AF_XDP and the UDP link.
+    /// VEIL's modes against each other, the bare AF_XDP and their bars.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub comparisons: Vec<Comparison>,
 }
