@@ -7,6 +7,7 @@ use super::figures::{Direction, Group, STREAMS, bulk_key, datagrams_key};
 use super::iperf::Iperf;
 use super::measure::Samples;
 use super::plan::Settings;
+use super::stages::Stages;
 use super::topology::Tunnel;
 use crate::interrupt;
 
@@ -16,17 +17,21 @@ pub fn measure(tunnel: &Tunnel, group: Group, settings: &Settings, samples: &mut
     for streams in STREAMS {
         for direction in Direction::BOTH {
             interrupt::check()?;
-            // On the plain wire one transfer tells what time the daemons add.
+            // On the plain wire one transfer tells what time the daemons add, and what each thread costs.
             let tells = group == Group::Bulk && streams == 1 && direction == Direction::Forward;
             let added = if tells { Added::look(tunnel)? } else { None };
             // To ask for the calls costs CPU time, so that is done around what is timed.
             let calls = tunnel.calls()?;
             let sent = sent_by(tunnel, direction)?;
+            let stages = if tells { Stages::look(tunnel)? } else { None };
             let before = tunnel.cpu()?;
             let moved = iperf.transfer(streams, direction, settings.bulk_seconds)?;
             let key = bulk_key(group, streams, direction);
             samples.add(&key, moved.gigabits_per_second);
             samples.add_cpu(&key, tunnel, before, direction, moved.gigabits)?;
+            if let Some(before) = stages {
+                before.enter(tunnel, &moved, samples)?;
+            }
             if let Some(sent) = sent_after(tunnel, direction, sent)? {
                 // The transfer's own time, for the counters also see it begin and end.
                 let seconds = moved.gigabits / moved.gigabits_per_second.max(1e-9);

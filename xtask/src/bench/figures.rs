@@ -106,6 +106,28 @@ pub const CALLS: [(&str, &str); 4] = [
 /// How many inner flows the small packets are spread over, and the word for it.
 pub const FLOWS: [(u16, &str); 2] = [(1, "one"), (64, "many")];
 
+/// Who works on a transfer: key, and what it is. Each but the last is one thread, and a core's worth at most.
+pub const STAGES: [(&str, &str); 11] = [
+    ("client", "iperf3, sending"),
+    ("sender-main", "sending daemon, main thread"),
+    ("sender-rx", "sending daemon, RX"),
+    ("sender-process", "sending daemon, process"),
+    ("sender-tx", "sending daemon, TX"),
+    ("receiver-main", "receiving daemon, main thread"),
+    ("receiver-rx", "receiving daemon, RX"),
+    ("receiver-process", "receiving daemon, process"),
+    ("receiver-tx", "receiving daemon, TX"),
+    ("server", "iperf3, receiving"),
+    (KERNEL, "kernel threads"),
+];
+/// As many threads as there are cores.
+pub const KERNEL: &str = "kernel";
+
+/// The key of what a stage costs when one stream goes forward.
+pub fn stage_key(stage: &str) -> String {
+    format!("stage-{stage}")
+}
+
 /// The key of a bulk figure on either wire.
 pub fn bulk_key(group: Group, streams: u32, direction: Direction) -> String {
     let wire = if group == Group::Segmented { "segmented" } else { "bulk" };
@@ -185,6 +207,10 @@ pub fn figures() -> Vec<Figure> {
             let title = format!("Added inside the daemon, {under}, {way}, p50");
             all.push(figure(&added_key(load, way), &title, "µs", Better::Less));
         }
+    }
+    for (stage, title) in STAGES {
+        let title = format!("TCP, 1 stream forward: CPU of {title}");
+        all.push(Figure { detail: true, ..figure(&stage_key(stage), &title, "s/Gbit", Better::Less) });
     }
     all.push(Figure {
         detail: true,

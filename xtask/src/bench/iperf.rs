@@ -28,6 +28,8 @@ pub struct Iperf {
 pub struct Moved {
     pub gigabits: f64,
     pub gigabits_per_second: f64,
+    /// CPU seconds of iperf3 itself: of its client and of its server.
+    pub cpu: [f64; 2],
 }
 
 impl Iperf {
@@ -78,7 +80,19 @@ fn parse(report: &str) -> Result<Moved> {
     }
     let received = &report["end"]["sum_received"];
     let number = |key: &str| received[key].as_f64().with_context(|| format!("iperf3's report lacks {key}"));
-    Ok(Moved { gigabits: number("bytes")? * 8e-9, gigabits_per_second: number("bits_per_second")? * 1e-9 })
+    let seconds = number("seconds")?;
+    let cpu = ["host_total", "remote_total"].map(|end| {
+        let percent = report["end"]["cpu_utilization_percent"][end].as_f64();
+        percent
+            .map(|percent| percent / 100.0 * seconds)
+            .with_context(|| format!("iperf3's report lacks {end}"))
+    });
+    let [client, server] = cpu;
+    Ok(Moved {
+        gigabits: number("bytes")? * 8e-9,
+        gigabits_per_second: number("bits_per_second")? * 1e-9,
+        cpu: [client?, server?],
+    })
 }
 
 #[cfg(test)]
@@ -88,8 +102,10 @@ mod tests {
     #[test]
     fn the_receivers_count_is_taken() {
         let report = r#"{"end": {"sum_sent": {"bytes": 9e9, "bits_per_second": 9e9},
-                                 "sum_received": {"bytes": 250000000, "bits_per_second": 1000000000.0}}}"#;
-        assert_eq!(parse(report).unwrap(), Moved { gigabits: 2.0, gigabits_per_second: 1.0 });
+                                 "sum_received": {"bytes": 250000000, "bits_per_second": 1000000000.0, "seconds": 2.0},
+                                 "cpu_utilization_percent": {"host_total": 50.0, "remote_total": 25.0}}}"#;
+        let moved = Moved { gigabits: 2.0, gigabits_per_second: 1.0, cpu: [1.0, 0.5] };
+        assert_eq!(parse(report).unwrap(), moved);
     }
 
     #[test]

@@ -18,12 +18,14 @@ mod measure;
 mod openvpn;
 mod peers;
 mod plan;
+mod predict;
 mod program;
 mod progress;
 mod raw_xdp;
 mod report;
 mod results;
 mod small;
+mod stages;
 mod stats;
 mod topology;
 mod wireguard;
@@ -133,8 +135,10 @@ pub fn bench(options: &Options) -> Result<()> {
         figures: figures::figures(),
         contenders: measured.contenders,
         comparisons: Vec::new(),
+        predictions: Vec::new(),
     };
     results.comparisons = compare::comparisons(&results);
+    results.predictions = predict::predictions(&results);
     if !measured.complete {
         let spreads = results.contenders.iter().flat_map(|entry| entry.figures.values());
         results.settings.rounds = spreads.map(|spread| spread.samples.len() as u32).max().unwrap_or(0);

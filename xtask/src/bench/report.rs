@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::contenders::Kind;
 use super::figures::{Better, Figure};
+use super::predict;
 use super::results::{Entry, Results};
 
 /// Every figure but the details, each with ratios against the bare wire and the best peer.
@@ -15,7 +16,7 @@ pub fn text(results: &Results) -> String {
             block(&mut out, results, figure, width);
         }
     }
-    out + &compared(results) + &absent(results)
+    out + &compared(results) + &predict::text(results) + &absent(results)
 }
 
 /// VEIL's modes beside what they are judged by.

@@ -14,6 +14,7 @@ use super::contenders::Kind;
 use super::figures::Figure;
 use super::machine::Machine;
 use super::plan::Settings;
+use super::predict::Prediction;
 use super::stats::Spread;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,6 +28,9 @@ pub struct Results {
     /// VEIL's modes against each other, the bare AF_XDP and their bars.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub comparisons: Vec<Comparison>,
+    /// What VEIL's modes would carry with more cores than this machine has, by a model.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub predictions: Vec<Prediction>,
 }
 
 /// One contender and what it reached.
@@ -169,6 +173,7 @@ pub mod tests {
             figures: figures(),
             contenders,
             comparisons: Vec::new(),
+            predictions: Vec::new(),
         }
     }
 

@@ -131,6 +131,12 @@ impl Tunnel {
         Ok(Some(Cpu { left, right }))
     }
 
+    /// The daemons' process ids, left and right; `None` where no VEIL runs.
+    pub fn veil(&self) -> Option<[u32; 2]> {
+        let [Running::Veil(left), Running::Veil(right)] = self.daemons.as_slice() else { return None };
+        Some([left.pid(), right.pid()])
+    }
+
     /// What `veil show --json` prints on the left and on the right; `None` where no VEIL runs.
     pub fn show(&self) -> Result<Option<[Value; 2]>> {
         let [Running::Veil(left), Running::Veil(right)] = self.daemons.as_slice() else { return Ok(None) };
