@@ -20,6 +20,7 @@
 //! | `tunnel` | a 64-byte datagram through `Sessions`: all of the way in, all of the way out after routing |
 //! | `split`, `coalesce` | a segment of a 64 KiB super-packet cut off; joined to one again |
 //! | `super-packet` | a segment of one through the process stage: split and sealed into runs; opened, checked and marked |
+//! | `queue-hop` | a run over the pipeline's queue to another core, in batches of so many, and its frame home by another |
 //! | `handshake` | a handshake of both ends; the responder's part of one |
 //! | `refuse` | an initiation refused, at each gate: all of its way from the link to there |
 //!

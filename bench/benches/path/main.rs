@@ -7,6 +7,7 @@ mod datagram;
 mod ends;
 mod gates;
 mod handshake;
+mod hop;
 mod inner;
 mod lookup;
 mod offload;
@@ -81,6 +82,7 @@ criterion_group! {
         tunnel::outbound,
         offload::open,
         offload::seal,
+        hop::hop,
         handshake::handshake,
         gates::refuse,
 }
