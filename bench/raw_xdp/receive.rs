@@ -1,13 +1,12 @@
 //! The receiving end: counts what the steering program hands to the socket, and gives every frame back at once.
 
-use std::io::Read;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 
 use anyhow::Result;
+use veil_bench::watch_input;
 use veil_ebpf::SteeringConfig;
 use veil_xdp::{AttachMode, BindMode, Program, Umem, UmemFrame, UmemSettings};
 
@@ -40,16 +39,4 @@ pub fn receive(interface: &str, at: SocketAddr) -> Result<Moved> {
     drop(socket);
     frames.drain(..).for_each(UmemFrame::retire);
     Ok(moved)
-}
-
-/// True once nobody will write to the standard input any more.
-fn watch_input() -> Arc<AtomicBool> {
-    let over = Arc::new(AtomicBool::new(false));
-    let seen = Arc::clone(&over);
-    thread::spawn(move || {
-        // An input that cannot be read is over as well.
-        let _ = std::io::stdin().read_to_end(&mut Vec::new());
-        seen.store(true, Relaxed);
-    });
-    over
 }

@@ -36,11 +36,13 @@
 
 mod handshaking;
 mod hub;
+mod input;
 pub mod packet;
 mod server;
 
 pub use handshaking::{Handshaking, Pair};
 pub use hub::{Hub, indices, session};
+pub use input::watch_input;
 pub use server::{Client, Server};
 
 use veil_proto::Entropy;

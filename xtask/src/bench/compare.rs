@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::figures::{
-    Better, Direction, Group, STREAMS, added_key, bulk_key, datagrams_key, raw_xdp_key, small_key,
+    Better, Direction, FLOODED, FLOODED_ELSEWHERE, Group, STREAMS, added_key, bulk_key, datagrams_key,
+    raw_xdp_key, small_key,
 };
 use super::results::Results;
 
@@ -58,9 +59,13 @@ pub fn comparisons(results: &Results) -> Vec<Comparison> {
         list.pipeline(link);
     }
     for (threads, most) in [(SINGLE, 5.0), ("pipeline", 20.0)] {
+        let name = format!("veil-udp-{threads}");
+        let title = "one stream beside 20 000 initiations/s / beside as many datagrams to another port";
+        let keys = [FLOODED, FLOODED_ELSEWHERE];
+        list.ratio([&name, &name], keys, title.to_owned(), Bar::at_least(0.85));
         for way in ["outbound", "inbound"] {
             let key = added_key("idle", way);
-            list.alone(&format!("veil-udp-{threads}"), &key, "µs", Bar::at_most(most));
+            list.alone(&name, &key, "µs", Bar::at_most(most));
         }
     }
     list.all

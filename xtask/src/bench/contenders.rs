@@ -70,6 +70,11 @@ pub fn build_raw_xdp() -> Result<PathBuf> {
     build_program("veil-bench", "veil-raw-xdp", Profile::Release)
 }
 
+/// Builds what floods a daemon with handshakes.
+pub fn build_flood() -> Result<PathBuf> {
+    build_program("veil-bench", "veil-flood", Profile::Release)
+}
+
 fn names(paths: &[(String, PathBuf)]) -> Vec<String> {
     let modes = MODES.map(|(link, threads)| mode_name(link, threads));
     let known = peers::PEERS.iter().map(|peer| peer.name.to_owned());

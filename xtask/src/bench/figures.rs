@@ -19,18 +19,28 @@ pub enum Group {
     Segmented,
     /// AF_XDP alone, native mode and copying: packets between two processes, beside the bare wire
     RawXdp,
+    /// TCP, 1 stream, beside a flood of handshakes, and of the same datagrams to another port
+    Flood,
     /// Round trip time under bulk load on a wire of 100 Mbit/s
     Shaped,
 }
 
 impl Group {
-    pub const ALL: [Group; 6] =
-        [Group::Latency, Group::Bulk, Group::Small, Group::Segmented, Group::RawXdp, Group::Shaped];
+    pub const ALL: [Group; 7] = [
+        Group::Latency,
+        Group::Bulk,
+        Group::Small,
+        Group::Segmented,
+        Group::RawXdp,
+        Group::Flood,
+        Group::Shaped,
+    ];
 
     /// Whether this contender has these figures. What AF_XDP sends passes by the queue that shapes the wire.
     pub fn is_for(self, contender: &Contender) -> bool {
         match self {
             Group::RawXdp => contender.kind == Kind::Raw,
+            Group::Flood => contender.kind == Kind::Veil,
             Group::Shaped => contender.rung().is_none(),
             _ => true,
         }
@@ -43,6 +53,7 @@ impl Group {
             Group::Small => "small packets",
             Group::Segmented => "segmented wire",
             Group::RawXdp => "raw AF_XDP",
+            Group::Flood => "flood",
             Group::Shaped => "shaped wire",
         }
     }
@@ -105,6 +116,10 @@ pub const CALLS: [(&str, &str); 4] = [
 
 /// How many inner flows the small packets are spread over, and the word for it.
 pub const FLOWS: [(u16, &str); 2] = [(1, "one"), (64, "many")];
+
+/// The keys of what one stream reaches beside a flood of initiations, and of as many datagrams to another port.
+pub const FLOODED: &str = "flood-initiations";
+pub const FLOODED_ELSEWHERE: &str = "flood-elsewhere";
 
 /// Who works on a transfer: key, and what it is. Each but the last is one thread, and a core's worth at most.
 pub const STAGES: [(&str, &str); 11] = [
@@ -207,6 +222,10 @@ pub fn figures() -> Vec<Figure> {
             let title = format!("Added inside the daemon, {under}, {way}, p50");
             all.push(figure(&added_key(load, way), &title, "µs", Better::Less));
         }
+    }
+    for (key, flood) in [(FLOODED, "initiations/s"), (FLOODED_ELSEWHERE, "datagrams/s to another port")] {
+        let title = format!("TCP, 1 stream forward beside 20 000 {flood}");
+        all.push(figure(key, &title, "Gbit/s", Better::More));
     }
     for (stage, title) in STAGES {
         let title = format!("TCP, 1 stream forward: CPU of {title}");

@@ -8,12 +8,12 @@ use anyhow::{Context, Result, ensure};
 use super::calls::Calls;
 use super::contenders::Contender;
 use super::figures::{CALLS, Direction, Group};
-use super::plan::{Plan, Settings};
+use super::plan::Plan;
 use super::progress::Progress;
 use super::results::Entry;
 use super::stats::Spread;
 use super::topology::{Cpu, Tunnel, Wire};
-use super::{bulk, latency, raw_xdp, small};
+use super::{bulk, flood, latency, raw_xdp, small};
 use crate::interrupt;
 
 /// One contender's samples, by figure.
@@ -136,7 +136,7 @@ fn rounds(plan: &Plan, runners: &mut [Runner]) -> Result<()> {
             for group in groups {
                 progress.step(&at(group.word()));
                 let mut samples = Samples::default();
-                let measured = one(&tunnel, runner.contender, group, &plan.settings, &mut samples);
+                let measured = one(&tunnel, runner.contender, group, plan, &mut samples);
                 // Having left its rung meanwhile, it was another link that was measured.
                 let steady = tunnel.on_its_rung(runner.contender);
                 if steady.is_ok() {
@@ -158,9 +158,10 @@ fn one(
     tunnel: &Tunnel,
     contender: &Contender,
     group: Group,
-    settings: &Settings,
+    plan: &Plan,
     samples: &mut Samples,
 ) -> Result<()> {
+    let settings = &plan.settings;
     match group {
         Group::Latency => latency::measure(tunnel, settings, samples),
         Group::Bulk => bulk::measure(tunnel, group, settings, samples),
@@ -175,6 +176,10 @@ fn one(
         Group::RawXdp => {
             let program = contender.program.as_deref().context("veil-raw-xdp was not built")?;
             raw_xdp::measure(tunnel, program, settings, samples)
+        }
+        Group::Flood => {
+            let program = plan.flood.as_deref().context("veil-flood was not built")?;
+            flood::measure(tunnel, program, settings, samples)
         }
         Group::Shaped => {
             tunnel.set_wire(Wire::Shaped).context("shaping the wire (does the kernel have tbf?)")?;

@@ -11,6 +11,8 @@ mod compare;
 mod contenders;
 mod cpu;
 mod figures;
+mod flood;
+mod helper;
 mod iperf;
 mod latency;
 mod machine;
@@ -119,7 +121,9 @@ pub fn bench(options: &Options) -> Result<()> {
             raw.program = Some(contenders::build_raw_xdp()?);
         }
     }
-    let plan = Plan { settings: Settings::new(options.quick), groups, contenders };
+    let flooded = contenders.iter().any(|contender| Group::Flood.is_for(contender));
+    let flood = (flooded && groups.contains(&Group::Flood)).then(contenders::build_flood).transpose()?;
+    let plan = Plan { settings: Settings::new(options.quick), groups, contenders, flood };
     let machine = Machine::look()?;
     if machine.load > BUSY {
         eprintln!(
@@ -247,6 +251,7 @@ mod tests {
             settings: Settings::new(true),
             groups: Group::ALL.to_vec(),
             contenders: contenders::find(&["raw".to_owned()], &[]).unwrap(),
+            flood: None,
         };
         let again: Plan = serde_json::from_str(&serde_json::to_string(&plan).unwrap()).unwrap();
         assert_eq!((again.settings, again.groups), (plan.settings, plan.groups));

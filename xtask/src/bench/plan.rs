@@ -1,5 +1,6 @@
 //! What a run will do. Made by the user's own process, handed as JSON to the one that measures as root.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,8 @@ pub struct Plan {
     pub settings: Settings,
     pub groups: Vec<Group>,
     pub contenders: Vec<Contender>,
+    /// `veil-flood`, if it is needed.
+    pub flood: Option<PathBuf>,
 }
 
 /// How long and how often.

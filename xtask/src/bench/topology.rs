@@ -86,6 +86,8 @@ pub struct Tunnel {
     pub right: Namespace,
     /// The right end's address through the tunnel.
     pub target: Ipv4Addr,
+    /// The right daemon's public key, if it is VEIL's.
+    pub server_key: Option<String>,
     /// The interface at which packets leave the tunnel on the right.
     device: String,
     /// Bytes the device's counter counts before an IP header.
@@ -205,8 +207,9 @@ fn join(lab: &Lab, left: &Namespace, right: &Namespace) -> Result<()> {
 fn bare(lab: Lab) -> Result<Tunnel> {
     let (left, right) = (lab.namespace("l")?, lab.namespace("r")?);
     join(&lab, &left, &right)?;
-    let (daemons, device) = (Vec::new(), WIRE.to_owned());
-    Ok(Tunnel { daemons, left, right, target: OUTER[1], device, link_header: ETHERNET_HEADER, _lab: lab })
+    let (daemons, device, server_key) = (Vec::new(), WIRE.to_owned(), None);
+    let (target, link_header) = (OUTER[1], ETHERNET_HEADER);
+    Ok(Tunnel { daemons, left, right, target, server_key, device, link_header, _lab: lab })
 }
 
 fn veil(lab: Lab, contender: &Contender, program: &Path) -> Result<Tunnel> {
@@ -221,9 +224,9 @@ fn veil(lab: Lab, contender: &Contender, program: &Path) -> Result<Tunnel> {
     for node in [&left, &right] {
         daemons.push(Running::Veil(node.start_program(program, &arguments)?));
     }
-    let device = right.interface.clone();
+    let (device, server_key) = (right.interface.clone(), Some(right.keys.public.clone()));
     let (left, right) = (left.namespace.clone(), right.namespace.clone());
-    Ok(Tunnel { daemons, left, right, target: INNER[1], device, link_header: 0, _lab: lab })
+    Ok(Tunnel { daemons, left, right, target: INNER[1], server_key, device, link_header: 0, _lab: lab })
 }
 
 fn peer(lab: Lab, contender: &Contender, program: &Path) -> Result<Tunnel> {
@@ -258,7 +261,8 @@ fn peer(lab: Lab, contender: &Contender, program: &Path) -> Result<Tunnel> {
         daemons.push(Running::Peer(started.with_context(|| contender.name.clone())?));
     }
     let [_, device] = interfaces;
-    Ok(Tunnel { daemons, left, right, target: INNER[1], device, link_header: 0, _lab: lab })
+    let (target, server_key) = (INNER[1], None);
+    Ok(Tunnel { daemons, left, right, target, server_key, device, link_header: 0, _lab: lab })
 }
 
 /// Why the figures of `wire` cannot be measured on this machine, if they cannot.
