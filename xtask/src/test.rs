@@ -73,13 +73,17 @@ pub fn other_threads() -> Result<()> {
     Ok(())
 }
 
-/// Every kernel scenario over AF_XDP in native mode, on one thread and on several.
+/// Every kernel scenario over AF_XDP: in native mode on one thread and on several; in generic mode on one, without AF_XDP's
+/// own scenarios, which choose the mode themselves.
 pub fn af_xdp() -> Result<()> {
-    for mode in ["single", "pipeline"] {
+    let own: &[&str] = &["--", "--skip", "xdp::"];
+    for (link, threads, skip) in
+        [("xdp", "single", &[][..]), ("xdp", "pipeline", &[]), ("xdp-generic", "single", own)]
+    {
         let mut cargo = command(&Options::default())?;
-        cargo.env("VEIL_LINK", "xdp").env("VEIL_THREADS", mode).args(["--test", "kernel"]);
+        cargo.env("VEIL_LINK", link).env("VEIL_THREADS", threads).args(["--test", "kernel"]).args(skip);
         let status = cargo.status().context("starting cargo test")?;
-        ensure!(status.success(), "tests failed with the daemons over AF_XDP in {mode} mode");
+        ensure!(status.success(), "tests failed with VEIL_LINK={link} and VEIL_THREADS={threads}");
     }
     Ok(())
 }
