@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use veil_lab::{Ping, require_privileges, require_program, run};
+use veil_lab::{Ping, dropped, require_privileges, require_program, run};
 use veil_tests::{number, peer, show};
 
 use crate::tunnel::{Outer, PATIENCE, Tunnel};
+use crate::xdp::until;
 
 #[test]
 fn ping_of_every_size_inside_over_ipv4_outside() -> Result<()> {
@@ -118,10 +119,23 @@ fn iperf3_udp_both_ways() -> Result<()> {
         let sum = &report["end"]["sum"];
         let (packets, lost) = (number(sum, "packets")?, sum["lost_packets"].as_i64().unwrap_or(0));
         println!("UDP {direction} to {target}: {lost} of {packets} lost");
-        // A modest rate on one machine; what is lost, is lost in full socket buffers of a busy machine.
-        ensure!(packets > 1000 && lost * 10 < packets as i64, "UDP {direction} to {target}: {sum:#}");
+        // How many of them a busy machine loses in full socket buffers says nothing of the tunnel; what it says is below.
+        ensure!(packets as i64 > lost, "UDP {direction} to {target}: {sum:#}");
     }
-    tunnel.assert_conserved()
+    tunnel.assert_conserved()?;
+    let [left, right] = [(&tunnel.left, &tunnel.hosts.left), (&tunnel.right, &tunnel.hosts.right)];
+    for (from, to) in [(left, right), (right, left)] {
+        until("whatever has left is there, or was dropped by the kernel", || {
+            // In this order: what is sent in between can make it look as if something were missing, and not the other way.
+            let received = number(&show(to.0)?["counters"], "datagrams_received")?;
+            let sent = number(&show(from.0)?["counters"], "datagrams_sent")?;
+            let dropped = dropped(&from.1.namespace)? + dropped(&to.1.namespace)?;
+            println!("{sent} datagrams sent, {received} received, at most {dropped} dropped by the kernel");
+            ensure!(received <= sent, "more came than was sent");
+            Ok(received + dropped >= sent)
+        })?;
+    }
+    Ok(())
 }
 
 fn ready_for_iperf3(test: &str) -> bool {

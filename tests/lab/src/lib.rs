@@ -23,7 +23,7 @@ mod sys;
 mod transfer;
 
 pub use binary::{Profile, build_program, build_udp_only_veil, build_veil, veil_binary};
-pub use counters::Received;
+pub use counters::{Received, dropped};
 pub use daemon::{Daemon, Stopped};
 pub use enter::EnterGuard;
 pub use flood::{Flood, Ports, Sent};
