@@ -93,7 +93,10 @@ pub fn text(results: &Results) -> String {
         for one in results.predictions.iter().filter(|one| one.contender == entry.name) {
             let rate = number(one.gigabits_per_second);
             let beside = match one.measured {
-                Some(measured) => format!("by the model, {} measured", number(measured)),
+                Some(measured) => {
+                    let percent = 100.0 * measured / one.gigabits_per_second;
+                    format!("by the model, {} measured ({percent:.0} % of it)", number(measured))
+                }
                 None => "predicted".to_owned(),
             };
             let _ = writeln!(
@@ -131,7 +134,9 @@ mod tests {
         assert_eq!(results.predictions[2].bottleneck, "sending daemon, process");
         let text = text(&results);
         assert!(
-            text.contains("2 cores: 5.00 Gbit/s by the model, 8.80 measured; bottleneck: all cores"),
+            text.contains(
+                "2 cores: 5.00 Gbit/s by the model, 8.80 measured (176 % of it); bottleneck: all cores"
+            ),
             "{text}"
         );
         assert!(
