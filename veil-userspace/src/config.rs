@@ -79,7 +79,7 @@ pub struct ThreadsConfig {
     pub cores: Option<Vec<usize>>,
     /// Who moves packets never sleeps, and the kernel polls the NIC for their sockets where it can.
     pub busy_poll: bool,
-    /// The nice value of the threads that move packets, -20 to 19; absent: chosen here.
+    /// The nice value of the threads that move packets, -20 to 19; absent: what the daemon was started with.
     pub nice: Option<i8>,
 }
 

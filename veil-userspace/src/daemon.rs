@@ -65,9 +65,8 @@ pub fn run_with(config: Config, options: RunOptions, entropy: Box<dyn Entropy>) 
     options.link.check_built_in("--link xdp")?;
     let usable = cores::usable();
     let mode = ThreadingMode::choose(options.threads, usable.len());
-    let waits_alone = mode.0 == ThreadingMode::SingleThreaded && !config.threads.busy_poll;
     let threads = Threads {
-        nice: priority::choose(config.threads.nice, priority::inherited(), waits_alone, usable.len()),
+        nice: config.threads.nice,
         mode,
         cores: cores::of_stages(config.threads.cores.as_deref(), &usable)?,
         spin: usable.len() >= cores::ENOUGH,
@@ -175,7 +174,7 @@ struct Threads {
     cores: Option<[usize; cores::PINNED]>,
     /// There is a core for every stage.
     spin: bool,
-    nice: Option<i32>,
+    nice: Option<i8>,
 }
 
 /// Everything but the link that could be set up without changing the host.

@@ -85,7 +85,7 @@ pub struct Settings {
     /// There is a core for every stage, so that looking a little longer before sleeping takes nothing from another.
     pub spin: bool,
     /// The nice value of RX, process and TX; none: as this thread's.
-    pub nice: Option<i32>,
+    pub nice: Option<i8>,
 }
 
 /// How a stage waits.
@@ -128,7 +128,7 @@ pub struct ThreadedEventLoop<R, S, T, W> {
     tx: TxStage<S, W>,
     control: ControlStage,
     cores: Option<[usize; PINNED]>,
-    nice: Option<i32>,
+    nice: Option<i8>,
     checker: ThreadChecker,
 }
 
@@ -310,7 +310,7 @@ fn drain<T>(queue: &mut Receiver<T>, mut end: impl FnMut(T)) {
 fn start<'scope>(
     scope: &'scope Scope<'scope, '_>,
     name: &str,
-    (core, nice): (Option<usize>, Option<i32>),
+    (core, nice): (Option<usize>, Option<i8>),
     ended: Ended,
     stage: impl FnOnce() -> Result<()> + Send + 'scope,
 ) -> Result<ScopedJoinHandle<'scope, Result<()>>> {
