@@ -25,12 +25,12 @@ pub const DATAGRAM_HEADER_LEN: usize = 16;
 
 /// Bytes read in one call, at most one packet more.
 const CALL_BYTES: usize = 256 << 10;
-/// Super-packets read in one call: what is read with one waits until both are sealed.
-const CALL_SUPER_PACKETS: usize = 1;
+/// Super-packets read in one call: they are sealed before the first is sent, so few keep all of them young.
+const CALL_SUPER_PACKETS: usize = 2;
 
 /// The reading end of a TUN.
 pub trait TunRead {
-    /// Reads packets, one per frame of `set`, and pushes them to `out`, at most `budget`, one super-packet or 256 KiB.
+    /// Reads packets, one per frame of `set`, and pushes them to `out`, at most `budget`, 2 super-packets or 256 KiB.
     ///
     /// Unused frames are back in `set` when this returns. An error means that the device is gone.
     fn receive(

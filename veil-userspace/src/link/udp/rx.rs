@@ -25,7 +25,7 @@ const ERRORS_PER_CALL: usize = 8;
 /// few keep all of them young.
 const CALL_BYTES: usize = 64 << 10;
 /// Messages asked for at least.
-const LEAST: usize = 2;
+const LEAST: usize = 4;
 
 /// The receiving end of a UDP link.
 pub struct UdpRx {
