@@ -66,7 +66,6 @@ pub fn run_with(config: Config, options: RunOptions, entropy: Box<dyn Entropy>) 
     let usable = cores::usable();
     let mode = ThreadingMode::choose(options.threads, usable.len());
     let threads = Threads {
-        nice: config.threads.nice,
         mode,
         cores: cores::of_stages(config.threads.cores.as_deref(), &usable)?,
         spin: usable.len() >= cores::ENOUGH,
@@ -174,7 +173,6 @@ struct Threads {
     cores: Option<[usize; cores::PINNED]>,
     /// There is a core for every stage.
     spin: bool,
-    nice: Option<i8>,
 }
 
 /// Everything but the link that could be set up without changing the host.
@@ -265,11 +263,11 @@ impl Run {
             gauges,
         };
         let ready = format!("{name}: ready on {listen}; link {rung}; threads {} ({reason})", mode.name());
-        let busy_poll = config.threads.busy_poll;
+        let (busy_poll, nice) = (config.threads.busy_poll, config.threads.nice);
         let incomplete = match mode {
             ThreadingMode::SingleThreaded => {
                 let mut event_loop = EventLoop::new(parts, busy_poll, entropy)?;
-                priority::set(threads.nice);
+                priority::set(nice);
                 cores::pin(config.threads.cores.as_ref().and(threads.cores).map(|[first, ..]| first));
                 tracing::info!("{ready}");
                 event_loop.run(&signals)?;
@@ -280,7 +278,7 @@ impl Run {
                     path_errors: aside.path_errors,
                     send_datagram: Box::new(move |path, bytes| sender.send(path, bytes, 0)),
                 };
-                let Threads { cores, spin, nice, .. } = threads;
+                let Threads { cores, spin, .. } = threads;
                 let settings = pipeline::Settings { cores, busy_poll, spin, nice };
                 let mut event_loop = ThreadedEventLoop::new(parts, joints, settings, entropy)?;
                 tracing::info!("{ready}");
