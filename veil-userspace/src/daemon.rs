@@ -64,9 +64,8 @@ pub fn run(config: Config, options: RunOptions) -> Result<()> {
 pub fn run_with(config: Config, options: RunOptions, entropy: Box<dyn Entropy>) -> Result<()> {
     options.link.check_built_in("--link xdp")?;
     let usable = cores::usable();
-    let mode = ThreadingMode::choose(options.threads, usable.len());
     let threads = Threads {
-        mode,
+        mode: ThreadingMode::choose(options.threads, usable.len()),
         cores: cores::of_stages(config.threads.cores.as_deref(), &usable)?,
         spin: usable.len() >= cores::ENOUGH,
     };
