@@ -14,8 +14,6 @@ pub const READ: u32 = libc::EPOLLIN as u32;
 pub const NEW: u32 = (libc::EPOLLIN | libc::EPOLLET) as u32;
 /// Room that was not there before.
 pub const ROOM: u32 = (libc::EPOLLOUT | libc::EPOLLET) as u32;
-/// Nothing but errors.
-pub const NOTHING: u32 = libc::EPOLLET as u32;
 /// An error to be looked at.
 pub const ERROR: u32 = libc::EPOLLERR as u32;
 
@@ -67,8 +65,8 @@ impl Ready {
         self.control(libc::EPOLL_CTL_ADD, fd, events)
     }
 
-    pub fn modify(&self, fd: BorrowedFd<'_>, events: u32) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_MOD, fd, events)
+    pub fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_DEL, fd, 0)
     }
 
     fn control(&self, operation: i32, fd: BorrowedFd<'_>, events: u32) -> io::Result<()> {

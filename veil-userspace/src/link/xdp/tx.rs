@@ -5,7 +5,7 @@
 
 use super::Settings;
 use super::ladder::{TxLane, TxQueue};
-use super::ready::{Alarm, NEW, NOTHING, READ, ROOM, Ready};
+use super::ready::{Alarm, NEW, READ, ROOM, Ready};
 use super::status::XdpStatus;
 use super::supervisor::{Supervisor, Verdict};
 use super::ways::Ways;
@@ -79,12 +79,8 @@ impl XdpTx {
     }
 
     fn use_lane(&mut self, lane: Option<TxLane>) {
-        for queue in lane.iter().flat_map(|lane| &lane.queues) {
-            if let Err(error) = self.ready.add(queue.socket.as_fd(), NOTHING) {
-                tracing::warn!("cannot watch an AF_XDP socket: {error}");
-            }
-        }
         self.lane = lane;
+        self.ring_blocked = false;
         self.ways.change_interface(self.supervisor.interface(), &self.status.counters);
     }
 
@@ -95,8 +91,7 @@ impl XdpTx {
             let pending: usize = lane.queues.iter().map(|queue| queue.pending.len()).sum();
             self.status.counters.ring_lost.bump(pending as u64);
         }
-        self.ring_blocked = false;
-        self.ways.change_interface(0, &self.status.counters);
+        self.use_lane(None);
     }
 
     fn supervise(&mut self, tick: bool, now: Now) {
@@ -163,9 +158,13 @@ impl XdpTx {
             return;
         }
         self.ring_blocked = waits;
-        let events = if waits { ROOM } else { NOTHING };
+        // Not watched longer than need be: the kernel would call on the watcher for every packet that it has sent.
         for queue in self.lane.iter().flat_map(|lane| &lane.queues) {
-            let _ = self.ready.modify(queue.socket.as_fd(), events);
+            let socket = queue.socket.as_fd();
+            let watched = if waits { self.ready.add(socket, ROOM) } else { self.ready.remove(socket) };
+            if let Err(error) = watched {
+                tracing::warn!("cannot watch an AF_XDP socket for room: {error}");
+            }
         }
         if waits {
             self.status.counters.ring_blocked.bump(1);
