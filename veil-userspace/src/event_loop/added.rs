@@ -2,7 +2,7 @@
 //! beginning of the call that passes its batch on. What that call takes is the kernel's: on a veth pair it does the
 //! receiving end's work as well.
 //!
-//! Two clock reads per batch and direction, none while nothing comes. What is measured is an upper bound of what a single
+//! A clock read per batch received and one per batch passed on, none while nothing comes. What is measured is an upper bound of what a single
 //! packet waits: one at the head of a batch may be sent before the end. Packets that came early in a receive call of
 //! several system calls have waited a little longer than it says.
 
@@ -43,13 +43,20 @@ impl Underway {
         (items > 0).then_some((self.since, items))
     }
 
-    /// All that came has been passed on: each is entered with the age of the oldest.
+    /// `items` of those that came are passed on: each is entered with the age of the oldest.
     #[inline]
-    pub fn gone(&mut self, into: &Histogram, clock: impl FnOnce() -> u64) {
-        if self.items > 0 {
-            into.record(clock().saturating_sub(self.since), self.items);
-            self.items = 0;
+    pub fn went(&mut self, items: usize, into: &Histogram, clock: impl FnOnce() -> u64) {
+        let items = self.items.min(items as u64);
+        if items > 0 {
+            into.record(clock().saturating_sub(self.since), items);
+            self.items -= items;
         }
+    }
+
+    /// The same of all that came.
+    #[inline]
+    pub fn all_went(&mut self, into: &Histogram, clock: impl FnOnce() -> u64) {
+        self.went(usize::MAX, into, clock);
     }
 }
 
@@ -63,9 +70,9 @@ mod tests {
         underway.came(2, || 1000);
         // The link was full: these join those that wait.
         underway.came(1, || unreachable!("the oldest is known"));
-        underway.gone(&histogram, || 1007);
+        underway.all_went(&histogram, || 1007);
         underway.came(4, || 2000);
-        underway.gone(&histogram, || 2003);
+        underway.all_went(&histogram, || 2003);
         assert_eq!(histogram.summary().buckets, [(3, 4), (7, 3)]);
     }
 
@@ -73,10 +80,10 @@ mod tests {
     fn where_nothing_came_no_clock_is_read() {
         let (mut underway, histogram) = (Underway::default(), Histogram::default());
         underway.came(0, || unreachable!());
-        underway.gone(&histogram, || unreachable!());
+        underway.all_went(&histogram, || unreachable!());
         underway.came(1, || 9);
-        underway.gone(&histogram, || 8);
-        underway.gone(&histogram, || unreachable!());
+        underway.all_went(&histogram, || 8);
+        underway.all_went(&histogram, || unreachable!());
         assert_eq!(histogram.summary().buckets, [(0, 1)], "and a clock that went back is no age");
     }
 }

@@ -12,6 +12,7 @@ pub mod mode;
 mod parts;
 pub mod pipeline;
 pub mod poll;
+mod portion;
 pub mod priority;
 pub mod process;
 pub mod single;

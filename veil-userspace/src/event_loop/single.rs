@@ -17,6 +17,7 @@ use super::added::{AddedTime, Underway};
 use super::control::{CLIENT, Control, LISTENER, RESOLVER, SIGNAL, TIMER};
 pub use super::parts::Parts;
 use super::poll::{Interest, Poll, Timer};
+use super::portion::Portion;
 use super::process::Process;
 use crate::control::show::{FrameSet, Snapshot};
 use crate::control::status::snapshot;
@@ -30,6 +31,9 @@ const BATCH: usize = 64;
 /// Times that a turn receives and passes on what came, each way. One call brings little, so that nothing waits for what
 /// came with it; a turn is several, for the sake of what it costs besides.
 const CALLS_PER_TURN: usize = 4;
+/// Bytes of runs opened before they are written: one full run of the kernel's GRO, or as much in short ones, which may then
+/// still be joined for the host.
+const PORTION: usize = 60 << 10;
 /// Handshake datagrams copied out of the data path in one turn.
 const HANDSHAKE_BATCH: usize = 1024;
 /// Turns that may move packets before the other descriptors are looked at again.
@@ -246,13 +250,14 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
         let received = received.context("cannot receive from the link")?;
         self.link_ready = received.more;
         self.inbound_underway.came(received.runs, stopwatch);
-        let (to_handshakes, home) = (&mut self.to_handshakes, &mut self.received);
-        self.process.inbound(&mut self.from_link, &mut self.to_tun, to_handshakes, home, now);
-        if self.from_link.is_empty() {
-            self.inbound_underway.gone(&self.added.inbound, stopwatch);
+        while !self.from_link.is_empty() {
+            let mut portion = Portion::of(&mut self.from_link, PORTION);
+            let (to_handshakes, home) = (&mut self.to_handshakes, &mut self.received);
+            self.process.inbound(&mut portion, &mut self.to_tun, to_handshakes, home, now);
+            self.inbound_underway.went(portion.taken(), &self.added.inbound, stopwatch);
+            let mut homes = TwoHomes(&mut self.received, self.process.injected_set());
+            self.tun_tx.write(&mut self.to_tun, &mut homes);
         }
-        let mut homes = TwoHomes(&mut self.received, self.process.injected_set());
-        self.tun_tx.write(&mut self.to_tun, &mut homes);
         Ok(())
     }
 
@@ -273,7 +278,7 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
     /// Sends the runs that wait, and watches for room when the link takes no more.
     fn send(&mut self) -> Result<()> {
         if self.from_tun.is_empty() {
-            self.outbound_underway.gone(&self.added.outbound, stopwatch);
+            self.outbound_underway.all_went(&self.added.outbound, stopwatch);
         }
         if self.to_link.is_empty() && !self.link_tx.holds_runs() {
             return Ok(());

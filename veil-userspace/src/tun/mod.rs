@@ -25,12 +25,13 @@ pub const DATAGRAM_HEADER_LEN: usize = 16;
 
 /// Bytes read in one call, at most one packet more.
 const CALL_BYTES: usize = 256 << 10;
-/// Super-packets read in one call: they are sealed before the first is sent, so few keep all of them young.
-const CALL_SUPER_PACKETS: usize = 2;
+/// Super-packets read in one call: a second would make the first wait until both are sealed, which costs more than the
+/// system calls that it saves.
+const CALL_SUPER_PACKETS: usize = 1;
 
 /// The reading end of a TUN.
 pub trait TunRead {
-    /// Reads packets, one per frame of `set`, and pushes them to `out`, at most `budget`, 2 super-packets or 256 KiB.
+    /// Reads packets, one per frame of `set`, and pushes them to `out`, at most `budget`, one super-packet or 256 KiB.
     ///
     /// Unused frames are back in `set` when this returns. An error means that the device is gone.
     fn receive(
