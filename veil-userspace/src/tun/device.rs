@@ -215,7 +215,7 @@ impl TunRead for TunRx {
                 item.frame.home(set);
                 break;
             }
-            got.add(header, length);
+            got.add(length);
         }
         got.more = true;
         Ok(got)

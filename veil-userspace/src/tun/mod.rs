@@ -23,15 +23,13 @@ use veil_proto::DropCounters;
 /// Bytes from the beginning of a datagram to its plaintext (`protocol.md`, 'Datagram').
 pub const DATAGRAM_HEADER_LEN: usize = 16;
 
-/// Bytes read in one call, at most one packet more.
-const CALL_BYTES: usize = 256 << 10;
-/// Super-packets read in one call: a second would make the first wait until both are sealed, which costs more than the
-/// system calls that it saves.
-const CALL_SUPER_PACKETS: usize = 1;
+/// Bytes read in one call, at most one packet more: a full super-packet, or as much in short ones. A second would make the
+/// first wait until both are sealed, which costs more than the system calls that it saves.
+const CALL_BYTES: usize = 60 << 10;
 
 /// The reading end of a TUN.
 pub trait TunRead {
-    /// Reads packets, one per frame of `set`, and pushes them to `out`, at most `budget`, one super-packet or 256 KiB.
+    /// Reads packets, one per frame of `set`, and pushes them to `out`, at most `budget`, or 60 KiB and one more.
     ///
     /// Unused frames are back in `set` when this returns. An error means that the device is gone.
     fn receive(
@@ -53,7 +51,6 @@ pub trait TunRead {
 pub struct TunReceived {
     pub packets: usize,
     pub bytes: usize,
-    pub super_packets: usize,
     /// Whether to call again before sleeping: budget, frames or room ended first, not the device.
     pub more: bool,
 }
@@ -61,13 +58,12 @@ pub struct TunReceived {
 impl TunReceived {
     /// Whether one more packet may be read in this call.
     fn goes_on(&self, limit: usize) -> bool {
-        self.packets < limit && self.bytes < CALL_BYTES && self.super_packets < CALL_SUPER_PACKETS
+        self.packets < limit && self.bytes < CALL_BYTES
     }
 
-    fn add(&mut self, header: VnetHdr, bytes: usize) {
+    fn add(&mut self, bytes: usize) {
         self.packets += 1;
         self.bytes += bytes;
-        self.super_packets += usize::from(header.gso_type != GSO_NONE);
     }
 }
 
