@@ -6,6 +6,7 @@
 mod beside;
 mod detach;
 mod hook;
+mod huge_pages;
 mod mixed;
 mod next_hop;
 mod nic;

@@ -155,8 +155,10 @@ pub fn climb(settings: &Settings, link: &Link, addresses: &[IpAddr]) -> Result<R
         match tried {
             Ok((rx, tx, program, sockets)) => {
                 let plural = if queues == 1 { "" } else { "s" };
+                let memory = if tx.umem.has_huge_pages() { ", frames in huge pages" } else { "" };
                 let not = why.iter().map(|why| format!("; {why}")).collect::<String>();
-                let reason = format!("AF_XDP on {queues} queue{plural} of {}{not}", settings.interface);
+                let reason =
+                    format!("AF_XDP on {queues} queue{plural} of {}{memory}{not}", settings.interface);
                 return Ok(Reached {
                     rung,
                     frame_size: size,
