@@ -23,6 +23,10 @@ const TUN: u64 = 0;
 const LINK: u64 = 1;
 const BELL: u64 = 2;
 
+/// Calls that read from the TUN before what they brought is handed on: waking the process stage for each super-packet
+/// would cost more than it saves.
+const READS: usize = 2;
+
 /// A source of packets: whether there may be something to read, and whether epoll is asked to tell.
 struct Source {
     ready: bool,
@@ -126,11 +130,16 @@ impl<R: LinkRx, T: TunRead> RxStage<R, T> {
             }
         }
         if self.may_read() {
-            let read = self.tun.receive(&mut self.read, &mut self.wiring.from_tun, BATCH);
-            let read = read.context("the TUN device is gone")?;
-            self.tun_source.ready = read.more;
-            self.wiring.away.taken(self.read.name(), read.packets);
-            self.underway[1].came(read.packets, stopwatch);
+            for _ in 0..READS {
+                let read = self.tun.receive(&mut self.read, &mut self.wiring.from_tun, BATCH);
+                let read = read.context("the TUN device is gone")?;
+                self.tun_source.ready = read.more;
+                self.wiring.away.taken(self.read.name(), read.packets);
+                self.underway[1].came(read.packets, stopwatch);
+                if !self.may_read() {
+                    break;
+                }
+            }
             self.wiring.marks[1].begin(&mut self.underway[1], self.wiring.from_tun.pushed());
             if self.wiring.from_tun.flush() {
                 self.wiring.bells.process.pushed();
