@@ -43,7 +43,7 @@ pub struct Event {
     pub error: bool,
 }
 
-/// An epoll instance, level-triggered.
+/// An epoll instance, level-triggered where nothing else is said.
 pub struct Poll {
     fd: OwnedFd,
     events: Vec<libc::epoll_event>,
@@ -62,6 +62,11 @@ impl Poll {
         self.control(libc::EPOLL_CTL_ADD, fd, token, interest)
     }
 
+    /// Watches `fd` for something new to read: each event is told once, whether it is read or not.
+    pub fn add_edge(&self, fd: RawFd, token: u64) -> io::Result<()> {
+        self.control_bits(libc::EPOLL_CTL_ADD, fd, token, (libc::EPOLLIN | libc::EPOLLET) as u32)
+    }
+
     /// Watches `fd`, which is watched already, for something else.
     pub fn modify(&self, fd: RawFd, token: u64, interest: Interest) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_MOD, fd, token, interest)
@@ -73,7 +78,11 @@ impl Poll {
     }
 
     fn control(&self, operation: i32, fd: RawFd, token: u64, interest: Interest) -> io::Result<()> {
-        let mut event = libc::epoll_event { events: interest.bits(), u64: token };
+        self.control_bits(operation, fd, token, interest.bits())
+    }
+
+    fn control_bits(&self, operation: i32, fd: RawFd, token: u64, events: u32) -> io::Result<()> {
+        let mut event = libc::epoll_event { events, u64: token };
         // SAFETY: `event` outlives the call; a bad descriptor is an error, not undefined.
         check(unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), operation, fd, &mut event) })
     }
@@ -265,6 +274,16 @@ mod tests {
         assert_eq!(poll.event(0).map(|event| (event.token, event.readable)), Some((7, true)));
         waker.reset();
         assert_eq!(poll.wait(false).unwrap(), 0);
+    }
+
+    #[test]
+    fn an_edge_is_told_once_and_each_time_anew() {
+        let (mut poll, waker) = (Poll::new().unwrap(), Waker::new().unwrap());
+        poll.add_edge(waker.as_fd().as_raw_fd(), 7).unwrap();
+        for _ in 0..2 {
+            waker.wake();
+            assert_eq!((poll.wait(true).unwrap(), poll.wait(false).unwrap()), (1, 0));
+        }
     }
 
     #[test]

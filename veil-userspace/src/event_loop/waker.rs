@@ -75,34 +75,28 @@ impl Bell {
         self.room.get_up();
     }
 
-    /// Readable after somebody has rung, until [`heard`](Self::heard).
+    /// To be watched for edges ([`add_edge`](super::poll::Poll::add_edge)): one for each time that somebody has rung. Nobody
+    /// reads it, which would cost a system call per wake-up.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.waker.as_fd()
-    }
-
-    /// The stage's own: it has woken.
-    pub fn heard(&self) {
-        self.waker.reset();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event_loop::poll::{Interest, Poll};
+    use crate::event_loop::poll::Poll;
     use std::os::fd::AsRawFd;
 
     #[test]
     fn a_bell_is_rung_only_for_who_sleeps_and_wants_what_is_there() {
         let (bell, mut poll) = (Bell::new().unwrap(), Poll::new().unwrap());
-        poll.add(bell.fd().as_raw_fd(), 0, Interest::READ).unwrap();
+        poll.add_edge(bell.fd().as_raw_fd(), 0).unwrap();
         let mut rung = |starved, ring: fn(&Bell)| {
             bell.lie_down(starved);
             ring(&bell);
             bell.get_up();
-            let events = poll.wait(false).unwrap();
-            bell.heard();
-            events == 1
+            poll.wait(false).unwrap() == 1
         };
         assert!(rung(false, Bell::pushed) && rung(true, Bell::pushed) && rung(true, Bell::freed));
         assert!(!rung(false, Bell::freed), "it lacks nothing");

@@ -45,7 +45,7 @@ impl ControlStage {
     ) -> io::Result<Self> {
         let (poll, timer) = (Poll::new()?, Timer::new()?);
         poll.add(timer.as_fd().as_raw_fd(), TIMER, Interest::READ)?;
-        poll.add(bells.control.fd().as_raw_fd(), BELL, Interest::READ)?;
+        poll.add_edge(bells.control.fd().as_raw_fd(), BELL)?;
         control.watch(&poll)?;
         Ok(ControlStage {
             control,
@@ -152,7 +152,7 @@ impl ControlStage {
         for n in 0..count.context("cannot wait for events")? {
             let Some(event) = self.poll.event(n) else { break };
             match event.token {
-                BELL => self.bells.control.heard(),
+                BELL => {}
                 TIMER => self.timer.reset(),
                 SIGNAL => self.stopping = true,
                 RESOLVER => self.control.resolved(now()),

@@ -9,12 +9,13 @@
 //!
 //! Stages share no memory but queues with one producer and one consumer each, frames move through them by value, and so do
 //! finished sessions from control to the process stage. A stage that has nothing to do spins a little and then sleeps;
-//! whoever publishes something for it wakes it ([`Bell`]). Stopping goes along the packets' way: RX, process, TX.
+//! whoever publishes something for it wakes it ([`Bell`]), on its own core while little comes ([`placement`]). Stopping goes along the packets' way: RX, process, TX.
 
 mod beside;
 mod homes;
 mod marks;
 mod messages;
+mod placement;
 mod processor;
 mod rx;
 mod tx;
@@ -44,6 +45,7 @@ use beside::ControlStage;
 use homes::{Away, Giver, HomeToRx, HomesOfTx};
 use marks::marks;
 use messages::{ControlOutbox, control_inbox};
+use placement::Placement;
 use rx::RxStage;
 use tx::TxStage;
 
@@ -195,7 +197,11 @@ where
             marks: [link_came, tun_came],
             bells: bells.clone(),
         };
-        let rx = RxStage::new(link_rx, tun_rx, sets, wiring, waiting).context(failed)?;
+        let placements = [Placement::new(), Placement::new()];
+        // Who is pinned goes nowhere, and who never sleeps is not woken.
+        let calls = (settings.cores.is_none() && !settings.busy_poll).then(|| placements.clone());
+        let [of_process, of_tx] = placements;
+        let rx = RxStage::new(link_rx, tun_rx, sets, wiring, waiting, calls).context(failed)?;
         let wiring = tx::Wiring {
             to_link: to_link_out,
             to_tun: to_tun_out,
@@ -204,7 +210,7 @@ where
             added: control.gauges.added.clone(),
             bells: bells.clone(),
         };
-        let tx = TxStage::new(link_tx, tun_tx, wiring, waiting).context(failed)?;
+        let tx = TxStage::new(link_tx, tun_tx, wiring, waiting, of_tx).context(failed)?;
         let wiring = processor::Wiring {
             from_link,
             from_tun,
@@ -220,7 +226,8 @@ where
             bells: bells.clone(),
         };
         let (facts, gauges) = (control.facts.clone(), control.gauges.clone());
-        let processor = PipelineProcessor::new(process, wiring, path_errors, facts, gauges, waiting);
+        let processor =
+            PipelineProcessor::new(process, wiring, path_errors, facts, gauges, waiting, of_process);
         let processor = processor.context(failed)?;
         let control = ControlStage::new(control, inbox, to_process, send_datagram, bells).context(failed)?;
         let Settings { cores, nice, .. } = settings;

@@ -17,6 +17,7 @@ use veil_proto::{Now, PeerId};
 use super::homes::{Away, HomeToRx, take_home};
 use super::marks::{MarkReceiver, MarkSender};
 use super::messages::{ControlOutbox, ToControl, ToProcess};
+use super::placement::Placement;
 use super::{BATCH, BYTES, Bells, PathErrors, SEAL_BYTES, TURNS_PER_LOOK, Waiting};
 use crate::control::show::Snapshot;
 use crate::control::status::{Facts, Gauges, snapshot};
@@ -36,6 +37,7 @@ pub struct PipelineProcessor {
     pub(super) process: Process,
     pub(super) wiring: Wiring,
     waiting: Waiting,
+    placement: Arc<Placement>,
     path_errors: PathErrors,
     facts: Arc<Facts>,
     gauges: Arc<Gauges>,
@@ -74,15 +76,17 @@ impl PipelineProcessor {
         facts: Arc<Facts>,
         gauges: Arc<Gauges>,
         waiting: Waiting,
+        placement: Arc<Placement>,
     ) -> std::io::Result<Self> {
         let (poll, timer) = (Poll::new()?, Timer::new()?);
         poll.add(timer.as_fd().as_raw_fd(), TIMER, Interest::READ)?;
-        poll.add(wiring.bells.process.fd().as_raw_fd(), BELL, Interest::READ)?;
+        poll.add_edge(wiring.bells.process.fd().as_raw_fd(), BELL)?;
         let checker = ThreadChecker::default();
         Ok(PipelineProcessor {
             process,
             wiring,
             waiting,
+            placement,
             path_errors,
             facts,
             gauges,
@@ -105,6 +109,7 @@ impl PipelineProcessor {
 
     fn work(&mut self) -> Result<()> {
         self.checker.rebind_to_current();
+        let _entered = self.placement.clone().enter();
         while !self.wiring.bells.process.is_stopping() {
             let mut busy = false;
             for _ in 0..TURNS_PER_LOOK {
@@ -112,6 +117,7 @@ impl PipelineProcessor {
                 if !busy {
                     break;
                 }
+                self.placement.free();
             }
             if !busy {
                 self.rest(None)?;
@@ -312,7 +318,7 @@ impl PipelineProcessor {
             let Some(event) = self.poll.event(n) else { break };
             match event.token {
                 TIMER => self.timer.reset(),
-                _ => self.wiring.bells.process.heard(),
+                _ => {}
             }
         }
         Ok(())

@@ -11,6 +11,7 @@ use veil_proto::thread_checker::ThreadChecker;
 
 use super::homes::{Away, take_home};
 use super::marks::MarkSender;
+use super::placement::{Placement, QUIET, core};
 use super::{BATCH, Bells, TURNS_PER_LOOK, Waiting};
 use crate::event_loop::added::Underway;
 use crate::event_loop::poll::{Interest, Poll};
@@ -41,6 +42,8 @@ pub struct RxStage<R, T> {
     pub read: WideSet,
     pub wiring: Wiring,
     waiting: Waiting,
+    /// Whom it calls to its core after a while of quiet: the process stage and TX.
+    calls: Option<[Arc<Placement>; 2]>,
     poll: Poll,
     link_source: Source,
     tun_source: Source,
@@ -67,6 +70,7 @@ impl<R: LinkRx, T: TunRead> RxStage<R, T> {
         sets: [WideSet; 2],
         wiring: Wiring,
         waiting: Waiting,
+        calls: Option<[Arc<Placement>; 2]>,
     ) -> std::io::Result<Self> {
         let poll = Poll::new()?;
         let raw = |fd: BorrowedFd<'_>| fd.as_raw_fd();
@@ -74,7 +78,7 @@ impl<R: LinkRx, T: TunRead> RxStage<R, T> {
             poll.add(raw(fd), LINK, Interest::READ)?;
         }
         poll.add(raw(tun.fd()), TUN, Interest::READ)?;
-        poll.add(raw(wiring.bells.rx.fd()), BELL, Interest::READ)?;
+        poll.add_edge(raw(wiring.bells.rx.fd()), BELL)?;
         let [received, read] = sets;
         let (link_source, tun_source) =
             (Source { ready: false, armed: true }, Source { ready: false, armed: true });
@@ -87,6 +91,7 @@ impl<R: LinkRx, T: TunRead> RxStage<R, T> {
             read,
             wiring,
             waiting,
+            calls,
             poll,
             link_source,
             tun_source,
@@ -187,7 +192,7 @@ impl<R: LinkRx, T: TunRead> RxStage<R, T> {
             self.waiting.pause();
         }
         let block = sleeps && !(starved && self.ready()) && !self.wiring.bells.rx.is_stopping();
-        let count = self.poll.wait(block);
+        let count = if block { self.sleep() } else { self.poll.wait(false) };
         if sleeps {
             self.wiring.bells.rx.get_up();
         }
@@ -203,10 +208,23 @@ impl<R: LinkRx, T: TunRead> RxStage<R, T> {
                     }
                     self.link_source.ready |= event.readable;
                 }
-                _ => self.wiring.bells.rx.heard(),
+                // Somebody has rung, which is all that it says.
+                _ => {}
             }
         }
         Ok(())
+    }
+
+    /// Waits until something happens; after a while of quiet it has the other stages follow on this core.
+    fn sleep(&mut self) -> std::io::Result<usize> {
+        let Some(calls) = &self.calls else { return self.poll.wait(true) };
+        let since = stopwatch();
+        let count = self.poll.wait(true);
+        if stopwatch().saturating_sub(since) >= QUIET {
+            let here = core();
+            calls.iter().for_each(|stage| stage.call(here));
+        }
+        count
     }
 
     /// Has epoll report what is not known to be readable, and nothing that is.

@@ -11,6 +11,7 @@ use veil_proto::thread_checker::ThreadChecker;
 
 use super::homes::HomesOfTx;
 use super::marks::MarkReceiver;
+use super::placement::Placement;
 use super::{BATCH, BYTES, Bells, Waiting};
 use crate::event_loop::added::AddedTime;
 use crate::event_loop::poll::{Interest, Poll};
@@ -29,6 +30,7 @@ pub struct TxStage<S, W> {
     pub tun: W,
     pub wiring: Wiring,
     waiting: Waiting,
+    placement: Arc<Placement>,
     poll: Poll,
     /// The link takes no more now; and the descriptor that it waits for, watched, if its service does not tell.
     blocked: bool,
@@ -48,14 +50,20 @@ pub struct Wiring {
 }
 
 impl<S: LinkTx, W: TunWrite> TxStage<S, W> {
-    pub fn new(link: S, tun: W, wiring: Wiring, waiting: Waiting) -> std::io::Result<Self> {
+    pub fn new(
+        link: S,
+        tun: W,
+        wiring: Wiring,
+        waiting: Waiting,
+        placement: Arc<Placement>,
+    ) -> std::io::Result<Self> {
         let poll = Poll::new()?;
-        poll.add(wiring.bells.tx.fd().as_raw_fd(), BELL, Interest::READ)?;
+        poll.add_edge(wiring.bells.tx.fd().as_raw_fd(), BELL)?;
         if let Some(fd) = link.service_fd() {
             poll.add(fd.as_raw_fd(), SERVICE, Interest::READ)?;
         }
         let checker = ThreadChecker::default();
-        Ok(TxStage { link, tun, wiring, waiting, poll, blocked: false, watched: None, checker })
+        Ok(TxStage { link, tun, wiring, waiting, placement, poll, blocked: false, watched: None, checker })
     }
 
     /// Runs until it is told to stop, then sends what is there as far as the link takes it at once; the rest is dropped and
@@ -65,8 +73,11 @@ impl<S: LinkTx, W: TunWrite> TxStage<S, W> {
     /// The kernel refuses to wait.
     pub fn run(&mut self) -> Result<()> {
         self.checker.rebind_to_current();
+        let _entered = self.placement.clone().enter();
         while !self.wiring.bells.tx.is_stopping() {
-            if !self.turn()? {
+            if self.turn()? {
+                self.placement.free();
+            } else {
                 self.rest()?;
             }
         }
@@ -162,11 +173,8 @@ impl<S: LinkTx, W: TunWrite> TxStage<S, W> {
                     self.link.service(now());
                     self.unblock()?;
                 }
-                _ => {
-                    self.wiring.bells.tx.heard();
-                    // What has come to nothing on its way sends no run, only word of it.
-                    self.leaving();
-                }
+                // What has come to nothing on its way sends no run, only word of it.
+                _ => self.leaving(),
             }
         }
         Ok(())
