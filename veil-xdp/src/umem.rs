@@ -111,10 +111,11 @@ impl Generation {
     /// # Safety
     /// `generation` comes from its `Arc`, which lives; so many frames have been set to `HOME` since the last count.
     pub(crate) unsafe fn came_home(generation: NonNull<Generation>, count: u32) {
-        // SAFETY: it lives.
-        let (before, total) = unsafe {
+        // The total first: once these frames are counted, whoever counts the last may free it all.
+        // SAFETY: it lives as long as these frames are not counted.
+        let (total, before) = unsafe {
             let this = generation.as_ref();
-            (this.home.fetch_add(count, AcqRel), this.states.len() as u32)
+            (this.states.len() as u32, this.home.fetch_add(count, AcqRel))
         };
         if count > 0 && before + count == total {
             // SAFETY: the reference that `Umem::over` gave to the frames; the count passes `total` once.
