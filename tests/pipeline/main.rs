@@ -1,5 +1,5 @@
 //! Whole event loops on threads, over a link and a TUN in memory: no privileges, no kernel, and so the place where
-//! ThreadSanitizer and LeakSanitizer look (`cargo xtask ci --full`, steps `races` and `leaks`).
+//! ThreadSanitizer and LeakSanitizer look (`cargo xtask ci`, steps `races` and `leaks`).
 
 mod many;
 mod planted;

@@ -11,7 +11,6 @@ use veil_proto::mux::frame;
 use veil_proto::peer::PeerSettings;
 use veil_proto::session::{HEADER_LEN, MIN_DATAGRAM};
 use veil_proto::tunnel::{HandshakeOutput, Handshakes, Inbound, Outbound, Sessions, ToHandshakes};
-use veil_tests::seeded::Seeded;
 use veil_userspace::event_loop::ThreadingMode::{self, Pipeline, SingleThreaded};
 use veil_userspace::frame::{Bounded, Inbox, SetName, WideSet};
 use veil_userspace::host::{SystemEntropy, now};
@@ -119,7 +118,7 @@ fn packet(from: Ipv4Addr) -> [u8; 20] {
 }
 
 fn a_thousand_sessions(mode: ThreadingMode) {
-    let mut entropy = Seeded::new(2);
+    let mut entropy = SystemEntropy::new();
     let hub = generate_x25519_keypair(&mut entropy);
     let (hub_key, keys) = (hub.public, (0..SESSIONS).map(|_| generate_x25519_keypair(&mut entropy)));
     let keys: Vec<_> = keys.collect();

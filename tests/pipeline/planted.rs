@@ -1,4 +1,4 @@
-//! A race and a leak, for `cargo xtask ci --full` to see that its sanitizers would find such. Not run otherwise.
+//! A race and a leak, for `cargo xtask ci` to see that its sanitizers and Miri would find such. Not run otherwise.
 #![allow(unsafe_code)]
 // Unsafe: two threads write one cell at once. That is undefined, and what this test is for; nothing else touches the cell.
 

@@ -13,7 +13,6 @@ use veil_proto::crypto::{KeyPair, NetworkSecret, Psk, PublicKey, Suites, generat
 use veil_proto::handshake::Identity;
 use veil_proto::peer::PeerSettings;
 use veil_proto::tunnel::{Handshakes, Sessions};
-use veil_tests::seeded::Seeded;
 use veil_userspace::config::{Config, Endpoint, PeerConfig};
 use veil_userspace::control::lease::Leases;
 use veil_userspace::control::show::Snapshot;
@@ -72,7 +71,7 @@ fn link(limit: usize) -> [MemLink; 2] {
 
 /// Two sides joined by a link in memory that holds `limit` runs each way.
 pub fn pair(modes: [ThreadingMode; 2], settings: Settings, limit: usize) -> [Side; 2] {
-    let mut entropy = Seeded::new(1);
+    let mut entropy = SystemEntropy::new();
     let keys = [(); 2].map(|()| generate_x25519_keypair(&mut entropy));
     let public = [keys[0].public, keys[1].public];
     let other = |n: usize| Other { public_key: public[n], host: host(n), endpoint: Some(outside(n)) };
@@ -200,10 +199,8 @@ fn parts(
         tun: tun_rx.shared_counters(),
         handshake_drops: handshakes.drops(),
         handshakes: handshakes.counters(),
-        handshakes_out: Arc::default(),
         state: state.counters(),
-        added: Default::default(),
-        xdp: None,
+        ..Gauges::default()
     };
     let endpoints: Vec<Option<Endpoint>> = config.peers.iter().map(|peer| peer.endpoint.clone()).collect();
     let joints =

@@ -78,6 +78,7 @@ impl FrameSet {
 }
 
 /// The counters of all stages.
+#[derive(Default)]
 pub struct Gauges {
     /// The link's, both ends.
     pub link: Arc<LinkCounters>,
