@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::needs::{For, cargo_has, lacking};
-use crate::{build_ebpf, test, vm};
+use crate::{build_ebpf, instruments, test, vm};
 
 type Step = (&'static str, fn() -> Result<()>);
 
@@ -14,40 +14,60 @@ const STEPS: &[Step] = &[
     ("other threads", test::other_threads),
     ("AF_XDP", test::af_xdp),
     ("many cases", test::many_cases),
+    ("leaks", instruments::leaks),
+    ("races", instruments::races),
+    ("Miri", instruments::miri),
+    ("zero-copy", vm::ci),
     ("format", || cargo(&["fmt", "--all", "--check"])),
     ("lint", || cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])),
     ("documentation", documentation),
     ("licences", licences),
 ];
 
-/// What takes a nightly compiler, an eBPF toolchain or a virtual machine; asked for by `--full`.
-const FULL_STEPS: &[Step] =
-    &[("races", test::races), ("leaks", test::leaks), ("zero-copy", vm::ci), ("eBPF", ebpf)];
+/// What takes an eBPF toolchain; asked for by `--full`.
+const FULL_STEPS: &[Step] = &[("eBPF", ebpf)];
+
+/// Why a step cannot run on this machine, which is no failure.
+#[derive(Debug)]
+pub struct Skipped(pub String);
+
+impl std::fmt::Display for Skipped {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Skipped {}
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Also what needs a nightly compiler, an eBPF toolchain (`cargo xtask setup --ebpf`) or a virtual machine
+    /// Also build the eBPF program anew, which needs a toolchain for it (`cargo xtask setup --ebpf`)
     #[arg(long)]
     full: bool,
 }
 
 pub fn ci(options: &Options) -> Result<()> {
-    let mut results: Vec<(&str, Result<()>, Duration)> = Vec::new();
+    let mut results: Vec<(&str, &str, Duration)> = Vec::new();
     let full = FULL_STEPS.iter().filter(|_| options.full);
     for (name, step) in STEPS.iter().chain(full) {
         println!("\n=== {name} ===");
         let start = Instant::now();
         let result = step();
+        let verdict = match &result {
+            Ok(()) => "ok",
+            Err(error) if error.is::<Skipped>() => "SKIPPED",
+            Err(_) => "FAILED",
+        };
         if let Err(error) = &result {
-            println!("{name}: {error:#}");
+            println!("{verdict}: {name}: {error:#}");
         }
-        results.push((name, result, start.elapsed()));
+        results.push((name, verdict, start.elapsed()));
     }
     println!();
-    for (name, result, took) in &results {
-        println!("{name:<14} {:<7} {:>4} s", if result.is_ok() { "ok" } else { "FAILED" }, took.as_secs());
+    for (name, verdict, took) in &results {
+        println!("{name:<14} {verdict:<7} {:>4} s", took.as_secs());
     }
-    let failed = results.iter().filter(|(_, result, _)| result.is_err()).count();
+    let failed = results.iter().filter(|(_, verdict, _)| *verdict == "FAILED").count();
     ensure!(failed == 0, "{failed} of {} steps failed", results.len());
     Ok(())
 }
@@ -66,8 +86,7 @@ fn licences() -> Result<()> {
     if ["CI", "VEIL_PRIVILEGED"].iter().any(|name| std::env::var_os(name).is_some()) {
         bail!("cargo-deny is missing: `cargo xtask setup --install` gets it");
     }
-    println!("SKIPPED: cargo-deny is not installed (`cargo xtask setup --install` gets it)");
-    Ok(())
+    bail!(Skipped("cargo-deny is not installed (`cargo xtask setup --install` gets it)".into()))
 }
 
 /// Builds the eBPF program anew, and has it give the same verdicts as the committed one, which the tests have tried.
@@ -76,8 +95,7 @@ fn ebpf() -> Result<()> {
     if !lacking.is_empty() {
         let missing = format!("{} missing: `cargo xtask setup --install --ebpf` gets it", lacking.join(", "));
         ensure!(std::env::var_os("CI").is_none(), "{missing}");
-        println!("!! SKIPPED: the eBPF program is not built anew here: {missing}");
-        return Ok(());
+        bail!(Skipped(format!("the eBPF program is not built anew here: {missing}")));
     }
     let object = build_ebpf::build()?;
     let same = std::fs::read(&object)? == std::fs::read(build_ebpf::committed())?;

@@ -8,6 +8,7 @@ mod build_ebpf;
 mod ci;
 mod demo;
 mod elevate;
+mod instruments;
 mod interrupt;
 mod needs;
 mod program;
@@ -51,7 +52,8 @@ enum Command {
     Bench(bench::Options),
     /// Build the eBPF program anew; only who changes it needs to
     BuildEbpf,
-    /// What CI runs: the tests, in every mode and link, many more random ones, then formatting, lints, documentation and licences
+    /// What CI runs: the tests, in every mode and link, many more random ones, under sanitizers and with zero-copy, then
+    /// formatting, lints, documentation and licences
     Ci(ci::Options),
 }
 

@@ -13,6 +13,8 @@ pub enum For {
     Running,
     Testing,
     Ci,
+    /// Looking for races and undefined behaviour, in CI where a nightly compiler can be had.
+    Nightly,
     /// Building the eBPF program anew: only who changes it, and CI.
     Ebpf,
 }
@@ -25,6 +27,7 @@ impl For {
             For::Running => "run",
             For::Testing => "test",
             For::Ci => "ci",
+            For::Nightly => "nightly",
             For::Ebpf => "ebpf",
         }
     }
@@ -40,6 +43,10 @@ pub enum Cure {
     BpfLinker { llvm: &'static str },
     /// A component of the Rust toolchain.
     Component(&'static str),
+    /// A nightly Rust toolchain beside the one in use.
+    Nightly,
+    /// Components of that.
+    NightlyComponents(&'static [&'static str]),
     /// A kernel module.
     Module(&'static str),
     /// Something only the machine's owner can do.
@@ -59,9 +66,23 @@ impl Cure {
             Cure::BpfLinker { llvm } => {
                 format!("LLVM_PREFIX={llvm} cargo install --locked {}", BPF_LINKER.join(" "))
             }
-            Cure::Component(name) => format!("rustup component add {name}"),
+            Cure::Component(_) | Cure::Nightly | Cure::NightlyComponents(_) => {
+                format!("rustup {}", self.rustup().join(" "))
+            }
             Cure::Module(name) => format!("modprobe {name}"),
             Cure::Advice(text) => (*text).to_owned(),
+        }
+    }
+
+    /// What rustup is told; nothing, where the cure is not rustup's.
+    pub fn rustup(&self) -> Vec<&'static str> {
+        match self {
+            Cure::Component(name) => vec!["component", "add", name],
+            Cure::Nightly => vec!["toolchain", "install", "nightly", "--profile", "minimal"],
+            Cure::NightlyComponents(names) => {
+                [&["component", "add", "--toolchain", "nightly"], *names].concat()
+            }
+            _ => Vec::new(),
         }
     }
 }
@@ -185,6 +206,18 @@ pub const NEEDS: &[Need] = &[
         present: || cargo_has("deny"),
     },
     Need {
+        what: "nightly Rust",
+        purpose: For::Nightly,
+        cure: Cure::Nightly,
+        present: || nightly_has("rustc"),
+    },
+    Need {
+        what: "Miri",
+        purpose: For::Nightly,
+        cure: Cure::NightlyComponents(&["miri", "rust-src"]),
+        present: || nightly_has("miri") && nightly_has("rust-src"),
+    },
+    Need {
         what: "eBPF compiler",
         purpose: For::Ebpf,
         cure: Cure::Package { debian: "rustc-web rust-web-src", fedora: "rust rust-src" },
@@ -240,6 +273,14 @@ fn is_libclang(file: &Path) -> bool {
     let Some(rest) = name.strip_prefix("libclang") else { return false };
     let versioned = rest.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
     rest.starts_with(".so") || versioned && rest.contains(".so")
+}
+
+/// Whether rustup has a nightly toolchain with this component.
+pub fn nightly_has(component: &str) -> bool {
+    let mut rustup = Command::new("rustup");
+    rustup.args(["component", "list", "--toolchain", "nightly", "--installed"]).stderr(Stdio::null());
+    let listed = rustup.output().map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    listed.is_ok_and(|listed| listed.lines().any(|line| line.starts_with(component)))
 }
 
 /// Whether `cargo NAME` works.

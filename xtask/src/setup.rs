@@ -33,10 +33,11 @@ pub fn setup(options: &Options) -> Result<()> {
         install(&needs)?;
     }
     print_table();
-    // What only CI needs is no fault of a machine that was merely asked about, and not every distribution has what the
-    // eBPF program takes: `ci` decides whether that is a failure.
+    // What only CI needs is no fault of a machine that was merely asked about, and not every machine can have a nightly
+    // compiler, or what the eBPF program takes: `ci` decides whether that is a failure.
     let counts = |need: &&Need| match need.purpose {
         For::Ci => options.install,
+        For::Nightly => false,
         For::Ebpf => options.ebpf && !options.install,
         _ => true,
     };
@@ -71,9 +72,15 @@ fn print_table() {
 
 /// Packages in one go; the rest one by one. What cannot be installed stays missing, and the table says so.
 fn install(needs: &[&Need]) -> Result<()> {
-    let (ebpf, others): (Vec<&Need>, Vec<&Need>) = needs.iter().partition(|need| need.purpose == For::Ebpf);
-    install_all(&others)?;
-    if let Err(error) = install_all(&ebpf) {
+    let of = |wanted: fn(For) -> bool| -> Vec<&Need> {
+        needs.iter().copied().filter(|need| wanted(need.purpose)).collect()
+    };
+    install_all(&of(|purpose| !matches!(purpose, For::Nightly | For::Ebpf)))?;
+    if let Err(error) = install_all(&of(|purpose| purpose == For::Nightly)) {
+        println!("!! NOT INSTALLED: a nightly compiler and what it takes along ({error:#})");
+        println!("!! Nothing looks for races and undefined behaviour here.");
+    }
+    if let Err(error) = install_all(&of(|purpose| purpose == For::Ebpf)) {
         println!("!! NOT INSTALLED: what the eBPF program takes ({error:#})");
         println!("!! The committed program is used as it is; it cannot be built anew here.");
     }
@@ -86,11 +93,14 @@ fn install_all(needs: &[&Need]) -> Result<()> {
         match need.cure {
             Cure::Crate(name) => install_crate(&[name], None)?,
             Cure::BpfLinker { llvm } => install_crate(BPF_LINKER, Some(("LLVM_PREFIX", llvm)))?,
-            Cure::Component(name) if veil_lab::has_program("rustup") => {
-                finish(Command::new("rustup").args(["component", "add", name]))?;
+            Cure::Component(_) | Cure::Nightly | Cure::NightlyComponents(_)
+                if veil_lab::has_program("rustup") =>
+            {
+                finish(Command::new("rustup").args(need.cure.rustup()))?;
             }
             Cure::Module(name) => finish(as_root("modprobe")?.arg(name))?,
-            Cure::Component(_) | Cure::Package { .. } | Cure::Advice(_) => {}
+            Cure::Component(_) | Cure::Nightly | Cure::NightlyComponents(_) => {}
+            Cure::Package { .. } | Cure::Advice(_) => {}
         }
     }
     Ok(())

@@ -88,56 +88,6 @@ pub fn af_xdp() -> Result<()> {
     Ok(())
 }
 
-/// The event loops in memory under ThreadSanitizer; first a planted race, which it must find.
-pub fn races() -> Result<()> {
-    let known = std::env::current_dir()?.join("tests/pipeline/thread-sanitizer.supp");
-    // Optimised, or the standard library's inline functions would stay in the library, which is not instrumented.
-    let variables = [
-        ("RUSTFLAGS", "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer".to_owned()),
-        ("CARGO_PROFILE_DEV_OPT_LEVEL", "2".to_owned()),
-        ("TSAN_OPTIONS", format!("suppressions={}", known.display())),
-    ];
-    sanitized("races", &variables, "planted_race", "data race")
-}
-
-/// The same under LeakSanitizer: start, a thousand sessions, stop, and nothing is left; first a planted leak.
-pub fn leaks() -> Result<()> {
-    let variables = [("RUSTFLAGS", "-Zsanitizer=leak".to_owned())];
-    sanitized("leaks", &variables, "planted_leak", "detected memory leaks")
-}
-
-/// The test target `pipeline` with a sanitizer, which needs a nightly compiler and no more. Test `planted` does what it is
-/// there to find: then it must say `finding`, and nothing otherwise.
-fn sanitized(name: &str, variables: &[(&str, String)], planted: &str, finding: &str) -> Result<()> {
-    let run = |test: &[&str]| {
-        let mut cargo = Command::new("cargo");
-        cargo.envs(variables.iter().map(|(name, value)| (name, value)));
-        cargo.env("CARGO_TARGET_DIR", format!("target/{name}"));
-        // What the outer cargo was started with is not nightly.
-        cargo.env_remove("RUSTUP_TOOLCHAIN");
-        cargo.args(["+nightly", "test", "-p", "veil-tests", "--test", "pipeline"]);
-        cargo.args(["--target", "x86_64-unknown-linux-gnu"]).args(test);
-        cargo.output().context("starting cargo +nightly")
-    };
-    let built = run(&["--no-run"])?;
-    let why = String::from_utf8_lossy(&built.stderr).into_owned();
-    ensure!(built.status.success(), "no nightly toolchain (`rustup toolchain install nightly`)?\n{why}");
-    let found = run(&[planted, "--", "--ignored"])?;
-    let said = String::from_utf8_lossy(&found.stderr).into_owned();
-    ensure!(
-        !found.status.success() && said.contains(finding),
-        "the sanitizer does not find a planted one of the {name}:\n{said}"
-    );
-    let found = run(&[])?;
-    ensure!(
-        found.status.success(),
-        "{}{}",
-        String::from_utf8_lossy(&found.stdout),
-        String::from_utf8_lossy(&found.stderr)
-    );
-    Ok(())
-}
-
 fn command(options: &Options) -> Result<Command> {
     let profile = if options.release { Profile::Release } else { Profile::Debug };
     let veil = veil_lab::build_veil(profile)?;

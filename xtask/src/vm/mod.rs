@@ -20,6 +20,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use veil_lab::Profile;
 
+use crate::ci::Skipped;
 use apt::{Apt, cached};
 use guest::Guest;
 use qemu::Nic;
@@ -70,10 +71,7 @@ pub fn vm(nics: Nics, link: &str, profile: Profile) -> Result<()> {
 
 /// What CI runs of it. A machine that knows no Debian archive cannot have the guest, and says so.
 pub fn ci() -> Result<()> {
-    if let Err(why) = mirror::mirror() {
-        println!("SKIPPED: {why}");
-        return Ok(());
-    }
+    mirror::mirror().map_err(|why| Skipped(why.to_string()))?;
     vm(Nics::Virtio, LINK, Profile::Debug)
 }
 
