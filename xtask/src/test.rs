@@ -90,7 +90,7 @@ pub fn af_xdp() -> Result<()> {
 
 fn command(options: &Options) -> Result<Command> {
     let profile = if options.release { Profile::Release } else { Profile::Debug };
-    let veil = veil_lab::build_veil(profile)?;
+    let veil = veil_lab::build_with_tests("veil", profile)?;
     // Always optimised: what it must not leave in memory is a matter of what the optimiser makes of it.
     let seeded = veil_lab::build_program("veil-tests", "veil-seeded", Profile::Release)?;
     let mut cargo = crate::cargo();

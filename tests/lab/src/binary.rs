@@ -28,22 +28,25 @@ pub fn build_veil(profile: Profile) -> Result<PathBuf> {
 
 /// The same without AF_XDP, which takes neither clang nor libelf or zlib.
 pub fn build_udp_only_veil(profile: Profile) -> Result<PathBuf> {
-    build("veil-userspace", "veil", profile, &["--no-default-features"])
+    build(&["--package", "veil-userspace", "--no-default-features"], "veil", profile)
+}
+
+/// Builds the program `name` together with all tests of the workspace, as `cargo test --workspace` does: apart, it would
+/// have its dependencies with fewer features, and they would be compiled twice.
+pub fn build_with_tests(name: &str, profile: Profile) -> Result<PathBuf> {
+    build(&["--workspace", "--tests"], name, profile)
 }
 
 /// Builds the program `name` of the workspace's package `package`, likewise.
 pub fn build_program(package: &str, name: &str, profile: Profile) -> Result<PathBuf> {
-    build(package, name, profile, &[])
+    build(&["--package", package], name, profile)
 }
 
-fn build(package: &str, name: &str, profile: Profile, features: &[&str]) -> Result<PathBuf> {
+fn build(what: &[&str], name: &str, profile: Profile) -> Result<PathBuf> {
     let target = target_folder()?.0;
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
-    cargo
-        .args(["build", "--quiet", "--package", package, "--bin", name, "--target-dir"])
-        .arg(&target)
-        .args(features);
+    cargo.args(["build", "--quiet", "--bin", name, "--target-dir"]).arg(&target).args(what);
     // What an outer cargo says of the package it is testing would look like a change to some build scripts.
     for (name, _) in std::env::vars_os() {
         if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|own| name.to_string_lossy().starts_with(own)) {

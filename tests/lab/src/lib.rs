@@ -22,7 +22,7 @@ mod spoofer;
 mod sys;
 mod transfer;
 
-pub use binary::{Profile, build_program, build_udp_only_veil, build_veil, veil_binary};
+pub use binary::{Profile, build_program, build_udp_only_veil, build_veil, build_with_tests, veil_binary};
 pub use counters::{Received, dropped};
 pub use daemon::{Daemon, Stopped};
 pub use enter::EnterGuard;

@@ -13,7 +13,7 @@ mod mirror;
 mod modules;
 mod qemu;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -54,7 +54,10 @@ pub fn vm(nics: Nics, link: &str, profile: Profile) -> Result<()> {
         Some(named) => PathBuf::from(named),
         None => veil_lab::build_veil(profile)?,
     };
-    let init = veil_lab::build_program("veil-tests", "veil-guest", profile)?;
+    boot(nics, link, &veil, &veil_lab::build_program("veil-tests", "veil-guest", profile)?)
+}
+
+fn boot(nics: Nics, link: &str, veil: &Path, init: &Path) -> Result<()> {
     let folder = folder()?;
     let apt = Apt::new(folder.join("apt"));
     let qemu = cached(&folder, "qemu-bookworm", |into| apt.unpack_with_libraries(qemu::PACKAGES, into))?;
@@ -62,7 +65,7 @@ pub fn vm(nics: Nics, link: &str, profile: Profile) -> Result<()> {
         let start = Instant::now();
         let flavour = nic.kernel_flavour();
         let kernel = cached(&folder, &format!("kernel-{flavour}"), |into| apt.unpack_kernel(flavour, into))?;
-        let guest = Guest { nic, link, init: &init, veil: &veil, qemu: &qemu, kernel: &kernel };
+        let guest = Guest { nic, link, init, veil, qemu: &qemu, kernel: &kernel };
         guest.boot(&folder).with_context(|| format!("the guest with {} NICs", nic.model()))?;
         println!("The guest with {} NICs passed in {:.0} s.", nic.model(), start.elapsed().as_secs_f64());
     }
@@ -72,7 +75,8 @@ pub fn vm(nics: Nics, link: &str, profile: Profile) -> Result<()> {
 /// What CI runs of it. A machine that knows no Debian archive cannot have the guest, and says so.
 pub fn ci() -> Result<()> {
     mirror::mirror().map_err(|why| Skipped(why.to_string()))?;
-    vm(Nics::Virtio, LINK, Profile::Debug)
+    let [veil, init] = ["veil", "veil-guest"].map(|name| veil_lab::build_with_tests(name, Profile::Debug));
+    boot(Nics::Virtio, LINK, &veil?, &init?)
 }
 
 /// Where everything is kept: `vm` in the target folder this program was built into.
