@@ -52,8 +52,8 @@ enum Command {
     Bench(bench::Options),
     /// Build the eBPF program anew; only who changes it needs to
     BuildEbpf,
-    /// What CI runs: the tests, in every mode and link, many more random ones, under sanitizers and with zero-copy, then
-    /// formatting, lints, documentation and licences
+    /// What CI runs: the tests, in every mode and link, many more random ones, under sanitizers and with zero-copy, the
+    /// eBPF program built anew, then formatting, lints, documentation and licences
     Ci(ci::Options),
 }
 

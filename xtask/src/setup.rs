@@ -72,8 +72,9 @@ fn print_table() {
 
 /// Packages in one go; the rest one by one. What cannot be installed stays missing, and the table says so.
 fn install(needs: &[&Need]) -> Result<()> {
+    // Asked again each time: a nightly with the library's sources is a compiler for eBPF as well.
     let of = |wanted: fn(For) -> bool| -> Vec<&Need> {
-        needs.iter().copied().filter(|need| wanted(need.purpose)).collect()
+        needs.iter().copied().filter(|need| wanted(need.purpose) && !(need.present)()).collect()
     };
     install_all(&of(|purpose| !matches!(purpose, For::Nightly | For::Ebpf)))?;
     if let Err(error) = install_all(&of(|purpose| purpose == For::Nightly)) {
