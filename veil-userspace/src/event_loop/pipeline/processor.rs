@@ -316,9 +316,9 @@ impl PipelineProcessor {
         }
         for n in 0..count.context("cannot wait for events")? {
             let Some(event) = self.poll.event(n) else { break };
-            match event.token {
-                TIMER => self.timer.reset(),
-                _ => {}
+            // The bell's is all in its ringing.
+            if event.token == TIMER {
+                self.timer.reset();
             }
         }
         Ok(())
