@@ -1,12 +1,15 @@
 //! Which peer an inner address belongs to: longest-prefix match over IPv4 and IPv6 networks.
 //!
 //! Owned by the process stage, asked for every packet in both directions: outbound by destination, inbound by
-//! source. Each family is a path-compressed binary trie in one flat `Vec`: a node is a prefix, its children
-//! are longer prefixes below it, so a lookup visits at most as many nodes as there are branchings on the way
-//! and never allocates. Invariant: a child's prefix is strictly longer than its parent's and begins with it.
-//! Removal builds the trie anew, because it happens on configuration changes only.
+//! source. Single addresses, which is what most peers of a server with thousands of them have, are hashed: no
+//! network is longer. The others are, for each family, a path-compressed binary trie in one flat `Vec`: a node
+//! is a prefix, its children are longer prefixes below it, so a lookup visits at most as many nodes as there
+//! are branchings on the way and never allocates. Invariant: a child's prefix is strictly longer than its
+//! parent's and begins with it. Removal builds the trie anew, because it happens on configuration changes only.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
@@ -118,13 +121,13 @@ fn width(addr: IpAddr) -> u8 {
 /// it.
 #[derive(Clone, Debug)]
 pub struct AllowedIps<T> {
-    v4: Trie<u32, T>,
-    v6: Trie<u128, T>,
+    v4: Family<u32, T>,
+    v6: Family<u128, T>,
 }
 
 impl<T> Default for AllowedIps<T> {
     fn default() -> Self {
-        AllowedIps { v4: Trie::default(), v6: Trie::default() }
+        AllowedIps { v4: Family::default(), v6: Family::default() }
     }
 }
 
@@ -167,6 +170,69 @@ impl<T: Copy + Eq> AllowedIps<T> {
     pub fn remove_all(&mut self, owner: T) {
         self.v4.remove_all(owner);
         self.v6.remove_all(owner);
+    }
+}
+
+/// The networks of one address family.
+#[derive(Clone, Debug)]
+struct Family<K, T> {
+    /// Those of a single address.
+    hosts: HashMap<K, T, BuildHasherDefault<AddressHasher>>,
+    nets: Trie<K, T>,
+}
+
+impl<K, T> Default for Family<K, T> {
+    fn default() -> Self {
+        Family { hosts: HashMap::default(), nets: Trie::default() }
+    }
+}
+
+impl<K: Key, T: Copy + Eq> Family<K, T> {
+    #[inline]
+    fn lookup(&self, key: K) -> Option<T> {
+        self.hosts.get(&key).copied().or_else(|| self.nets.lookup(key))
+    }
+
+    fn insert(&mut self, key: K, prefix: u8, owner: T) -> Option<T> {
+        if prefix == K::WIDTH { self.hosts.insert(key, owner) } else { self.nets.insert(key, prefix, owner) }
+    }
+
+    fn remove_all(&mut self, owner: T) {
+        self.hosts.retain(|_, o| *o != owner);
+        self.nets.remove_all(owner);
+    }
+}
+
+/// Spreads addresses that differ in few bits, wherever those are. What is hashed comes from the configuration: nobody
+/// else can choose addresses that collide.
+#[derive(Default)]
+struct AddressHasher(u64);
+
+impl Hasher for AddressHasher {
+    #[inline]
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u32(byte.into()));
+    }
+
+    #[inline]
+    fn write_u32(&mut self, word: u32) {
+        self.write_u64(word.into());
+    }
+
+    #[inline]
+    fn write_u64(&mut self, word: u64) {
+        let product = u128::from(self.0 ^ word) * 0x9e37_79b9_7f4a_7c15;
+        self.0 = product as u64 ^ (product >> 64) as u64;
+    }
+
+    #[inline]
+    fn write_u128(&mut self, word: u128) {
+        self.write_u64((word >> 64) as u64);
+        self.write_u64(word as u64);
     }
 }
 
@@ -261,7 +327,9 @@ impl<K: Key, T: Copy + Eq> Trie<K, T> {
 }
 
 /// An address as a number, its first bit the most significant.
-trait Key: Copy {
+trait Key: Copy + Eq + Hash {
+    /// Bits in an address.
+    const WIDTH: u8;
     /// The address with everything after the first `prefix` bits zero.
     fn masked(self, prefix: u8) -> Self;
     /// How many leading bits two addresses share.
@@ -274,6 +342,8 @@ trait Key: Copy {
 macro_rules! key {
     ($number:ty) => {
         impl Key for $number {
+            const WIDTH: u8 = <$number>::BITS as u8;
+
             #[inline]
             fn masked(self, prefix: u8) -> Self {
                 self & !<$number>::MAX.checked_shr(prefix.into()).unwrap_or(0)
