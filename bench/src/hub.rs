@@ -80,6 +80,12 @@ impl Hub {
         hub
     }
 
+    /// Takes the sessions out, for a process stage to own; what seals to them stays.
+    pub fn take_sessions(&mut self) -> Sessions {
+        let none = Sessions::new(&PublicKey([0; 32]), &NetworkSecret::default(), &[], None);
+        std::mem::replace(&mut self.sessions, none)
+    }
+
     /// Seals a datagram in place as `peer` does.
     pub fn seal_from(&mut self, peer: PeerId, datagram: &mut [u8]) {
         let (index, counter) = &mut self.peers[peer.index()];

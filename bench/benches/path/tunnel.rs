@@ -28,8 +28,13 @@ pub fn inbound(c: &mut Criterion) {
         for (_, bytes) in &mut *batch {
             hub.sessions.unmask_run(bytes, 0);
         }
-        hub.sessions.look_ahead_inbound(batch.iter().map(|(_, bytes)| &bytes[..]), prefetch);
+        let datagrams = batch.iter().map(|(_, bytes)| &bytes[..]);
+        let mut ahead =
+            hub.sessions.looks_ahead().then(|| hub.sessions.look_ahead_inbound(datagrams, prefetch));
         for (_, bytes) in batch {
+            if let Some(ahead) = &mut ahead {
+                hub.sessions.fetch_inbound(ahead, prefetch);
+            }
             black_box(hub.open_unmasked(bytes));
         }
     });
@@ -42,8 +47,13 @@ pub fn outbound(c: &mut Criterion) {
         "tunnel/seal",
         |_, _| {},
         |hub, batch| {
-            hub.sessions.look_ahead_outbound(batch.iter().map(|&(peer, _)| peer), prefetch);
+            let peers = batch.iter().map(|&(peer, _)| peer);
+            let mut ahead =
+                hub.sessions.looks_ahead().then(|| hub.sessions.look_ahead_outbound(peers, prefetch));
             for (peer, bytes) in batch {
+                if let Some(ahead) = &mut ahead {
+                    hub.sessions.fetch_outbound(ahead, prefetch);
+                }
                 assert!(matches!(black_box(hub.sessions.begin(*peer, hub.now)), Outbound::Ready(_)));
                 hub.sessions.seal(*peer, bytes, hub.now).expect("a usable session");
             }

@@ -113,9 +113,13 @@ fn aes_in_hardware() -> bool {
 #[error("the AEAD did not open")]
 pub struct OpenError;
 
+/// A key schedule, on as few cache lines as it can be: all of them are read for each datagram.
+#[repr(align(64))]
+pub(crate) struct Schedule(LessSafeKey);
+
 /// A key schedule, wiped on drop.
 pub struct AeadKey {
-    schedule: Box<LessSafeKey>,
+    schedule: Box<Schedule>,
     suite: Suite,
 }
 
@@ -130,7 +134,7 @@ impl AeadKey {
     }
 
     /// Where the key schedule lies; nothing can be read of it this way.
-    pub(crate) fn schedule(&self) -> &LessSafeKey {
+    pub(crate) fn schedule(&self) -> &Schedule {
         &self.schedule
     }
 
@@ -144,7 +148,7 @@ impl AeadKey {
     pub(crate) fn seal_with_nonce(&self, nonce: [u8; 12], aad: &[u8], buf: &mut [u8]) {
         let (plaintext, tag) = buf.split_last_chunk_mut::<TAG_LEN>().expect("room for the tag");
         let nonce = Nonce::assume_unique_for_key(nonce);
-        let sealed = self.schedule.seal_in_place_separate_tag(nonce, Aad::from(aad), plaintext);
+        let sealed = self.schedule.0.seal_in_place_separate_tag(nonce, Aad::from(aad), plaintext);
         tag.copy_from_slice(sealed.expect("a datagram is far below the AEAD's length limit").as_ref());
     }
 
@@ -157,7 +161,7 @@ impl AeadKey {
         buf: &'a mut [u8],
     ) -> Result<&'a mut [u8], OpenError> {
         let nonce = Nonce::assume_unique_for_key(nonce);
-        self.schedule.open_in_place(nonce, Aad::from(aad), buf).map_err(|_| OpenError)
+        self.schedule.0.open_in_place(nonce, Aad::from(aad), buf).map_err(|_| OpenError)
     }
 }
 
@@ -170,19 +174,20 @@ impl Drop for AeadKey {
 }
 
 #[inline(never)]
-fn build(suite: Suite, key: &[u8; 32]) -> Box<LessSafeKey> {
+fn build(suite: Suite, key: &[u8; 32]) -> Box<Schedule> {
     Box::new(schedule(suite, key))
 }
 
 /// The zero key's schedule has the same shape as any other of its suite, so it covers every byte of it.
 #[inline(never)]
-fn overwrite(place: &mut LessSafeKey, suite: Suite) {
+fn overwrite(place: &mut Schedule, suite: Suite) {
     *place = schedule(suite, &[0; 32]);
     black_box(place);
 }
 
-fn schedule(suite: Suite, key: &[u8; 32]) -> LessSafeKey {
-    LessSafeKey::new(UnboundKey::new(suite.algorithm(), key).expect("both suites take 32-byte keys"))
+fn schedule(suite: Suite, key: &[u8; 32]) -> Schedule {
+    let key = UnboundKey::new(suite.algorithm(), key).expect("both suites take 32-byte keys");
+    Schedule(LessSafeKey::new(key))
 }
 
 /// Seals a datagram in place: `buf` is the plaintext followed by 16 bytes that become the tag.

@@ -8,8 +8,9 @@
 const WORD_BITS: u64 = u64::BITS as u64;
 const WORDS: u64 = ReplayWindow::SIZE / WORD_BITS + 1;
 
-/// The last 8192 counters of one session.
+/// The last 8192 counters of one session. What every datagram asks for comes first.
 #[derive(Clone)]
+#[repr(C)]
 pub struct ReplayWindow {
     highest: u64,
     any: bool,

@@ -10,8 +10,8 @@ mod sessions;
 
 pub use handshakes::{AcceptedInitiation, HandshakeCounters, HandshakeOutput, Handshakes, Transmit};
 pub use sessions::{
-    AHEAD, Accepted, Inbound, Opened, Outbound, PeerCounters, PeerEvent, PeerStatus, Probe, SessionCounters,
-    Sessions,
+    AHEAD, Accepted, Inbound, InboundAhead, Opened, Outbound, OutboundAhead, PeerCounters, PeerEvent,
+    PeerStatus, Probe, SessionCounters, Sessions,
 };
 
 use std::net::SocketAddr;

@@ -50,18 +50,21 @@ struct Probe {
     heard: bool,
 }
 
-/// What is known about one path.
+/// What is known about one path; first, and on one cache line, what every datagram sent asks for.
+#[repr(C)]
 pub struct PathMtu {
     floor: usize,
+    /// The largest datagram sent since it was last confirmed that such arrive.
+    in_use: usize,
     /// Larger datagrams are not sent.
     limit: Option<usize>,
+    /// The next large datagram to be sealed is a probe, which is no use of its size.
+    probing: bool,
     /// Larger ones are not tried before `forget_at`.
     ceiling: usize,
     /// Something between `limit` and a larger size is being looked for, by halves.
     halving: bool,
     forget_at: u64,
-    /// The largest datagram sent since it was last confirmed that such arrive.
-    in_use: usize,
     /// The largest datagram that was not sent for being above the limit, lately.
     wanted: usize,
     probe: Option<Probe>,
@@ -70,8 +73,6 @@ pub struct PathMtu {
     /// How long to wait for a reply, once a round trip was measured.
     wait: Option<u64>,
     black_holes: u64,
-    /// The next large datagram to be sealed is a probe, which is no use of its size.
-    probing: bool,
 }
 
 impl PathMtu {

@@ -13,7 +13,7 @@ mod probing;
 mod renewal;
 mod rotation;
 
-pub use ahead::AHEAD;
+pub use ahead::{AHEAD, InboundAhead, OutboundAhead};
 pub use probing::Probe;
 
 use std::collections::{HashSet, VecDeque};
@@ -88,6 +88,7 @@ pub enum PeerEvent {
 
 /// One peer's traffic, one writer, readable from any thread.
 #[derive(Debug, Default)]
+#[repr(C, align(64))]
 pub struct PeerCounters {
     /// Datagrams opened.
     pub rx_packets: AtomicU64,
@@ -147,10 +148,21 @@ pub struct PeerStatus {
     pub counters: Arc<PeerCounters>,
 }
 
+/// What is kept about one peer. What every datagram needs comes first and on few cache lines.
+#[repr(C, align(64))]
 struct Peer {
+    slots: Slots,
     smaller: bool,
     has_endpoint: bool,
+    flagged: bool,
+    /// In the queue of peers owed a control frame, an acknowledgement or a probe.
+    owing: bool,
     path: Option<Path>,
+    counters: Arc<PeerCounters>,
+    keepalive_at: u64,
+    unanswered_at: u64,
+    persistent_at: u64,
+    keepalive_every: Option<u64>,
     path_mtu: PathMtu,
     /// Tokens of probes that are owed a reply.
     probed: VecDeque<u32>,
@@ -161,10 +173,7 @@ struct Peer {
     leased_in: u64,
     /// What we give the peer, in every session anew.
     offer: Option<Config>,
-    /// In the queue of peers owed a control frame, an acknowledgement or a probe.
-    owing: bool,
     next_fragment_id: u32,
-    slots: Slots,
     last_number: u64,
     request: Option<u64>,
     /// No session is asked for before this time; whether one was wanted meanwhile.
@@ -172,14 +181,8 @@ struct Peer {
     wanted: bool,
     /// Where the peer was when `request` was made.
     asked_at: Option<Path>,
-    keepalive_every: Option<u64>,
-    flagged: bool,
     handshake_at: Option<u64>,
-    keepalive_at: u64,
-    unanswered_at: u64,
-    persistent_at: u64,
     expire_at: u64,
-    counters: Arc<PeerCounters>,
 }
 
 impl Peer {

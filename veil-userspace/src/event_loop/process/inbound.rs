@@ -4,7 +4,7 @@ use veil_proto::SingleWriter;
 use veil_proto::mux::frame::{ACK, CONTROL, FRAGMENT, HEADER_LEN as MUX_HEADER, IP, PROBE};
 use veil_proto::mux::{Frames, Item, RawFrame};
 use veil_proto::session::HEADER_LEN;
-use veil_proto::tunnel::{AHEAD, Inbound, Opened as OpenedDatagram, ToHandshakes};
+use veil_proto::tunnel::{AHEAD, Inbound, InboundAhead, Opened as OpenedDatagram, ToHandshakes};
 use veil_proto::{DropReason, Now, PeerId};
 
 use super::Process;
@@ -35,9 +35,12 @@ impl Process {
             if batch.is_empty() {
                 break;
             }
-            self.unmask(&mut batch);
+            let mut ahead = self.unmask(&mut batch);
             let mut left = batch.len();
             for mut run in batch.drain(..) {
+                if let Some(ahead) = &mut ahead {
+                    self.sessions.fetch_inbound(ahead, prefetch);
+                }
                 let delivers = self.open_run(&mut run, to_handshakes, now);
                 left -= 1;
                 let Sealed { frame, segment, tos, .. } = run;
@@ -53,15 +56,14 @@ impl Process {
         self.batch = batch;
     }
 
-    /// Unmasks the headers of all runs, and has what they need fetched where it is not likely to be in the cache.
-    fn unmask(&self, batch: &mut [Sealed]) {
+    /// Unmasks the headers of all runs, and looks ahead to them where what they need is not likely to be in the cache.
+    fn unmask(&self, batch: &mut [Sealed]) -> Option<InboundAhead> {
         for run in &mut *batch {
             let segment = usize::from(run.segment);
             self.sessions.unmask_run(run.frame.bytes_mut(), segment);
         }
-        if batch.len() > 1 && self.sessions.looks_ahead() {
-            self.sessions.look_ahead_inbound(batch.iter().map(|run| run.frame.bytes()), prefetch);
-        }
+        (batch.len() > 1 && self.sessions.looks_ahead())
+            .then(|| self.sessions.look_ahead_inbound(batch.iter().map(|run| run.frame.bytes()), prefetch))
     }
 
     /// Sends the packets that a run has completed after it, while more runs than `left` have room.

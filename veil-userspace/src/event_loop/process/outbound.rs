@@ -13,7 +13,7 @@ use veil_proto::mux::frame::{FLAG_PARTIAL, FRAGMENT, HEADER_LEN as MUX_HEADER, I
 use veil_proto::mux::inner::ecn_of;
 use veil_proto::session::reassembly::{FRAGMENT_HEADER, fragment_header};
 use veil_proto::session::{HEADER_LEN, MIN_DATAGRAM, TAG_LEN};
-use veil_proto::tunnel::{AHEAD, Outbound, Sessions};
+use veil_proto::tunnel::{AHEAD, Outbound, OutboundAhead, Sessions};
 use veil_proto::{DropReason, Now, Path, PeerId};
 
 use super::Process;
@@ -173,14 +173,17 @@ impl Process {
         to_link: &mut impl Outbox<Sealed>,
         now: Now,
     ) {
-        let mut foreseen = 0;
+        let (mut foreseen, mut ahead) = (0, None);
         while self.has_room(to_link) {
             if foreseen == 0 {
-                self.look_ahead(from_tun);
+                ahead = self.look_ahead(from_tun);
                 foreseen = AHEAD;
             }
             let Some(mut inner) = from_tun.pop() else { break };
             foreseen -= 1;
+            if let Some(ahead) = &mut ahead {
+                self.sessions.fetch_outbound(ahead, prefetch);
+            }
             if inner.vnet_hdr.gso_type != GSO_NONE {
                 self.seal_super(&inner, to_link, now);
             } else {
@@ -194,13 +197,13 @@ impl Process {
         self.settle(to_link, now);
     }
 
-    /// Has what the next packets need fetched, where it is not likely to be in the cache.
-    fn look_ahead(&self, from_tun: &impl Inbox<Inner>) {
-        if self.sessions.looks_ahead() && from_tun.peek(1).is_some() {
+    /// Looks ahead to the next packets, where what they need is not likely to be in the cache.
+    fn look_ahead(&self, from_tun: &impl Inbox<Inner>) -> Option<OutboundAhead> {
+        (self.sessions.looks_ahead() && from_tun.peek(1).is_some()).then(|| {
             let packets = (0..AHEAD).map_while(|n| from_tun.peek(n));
             let peers = packets.filter_map(|inner| self.sessions.route(inner.frame.bytes()).ok());
-            self.sessions.look_ahead_outbound(peers, prefetch);
-        }
+            self.sessions.look_ahead_outbound(peers, prefetch)
+        })
     }
 
     /// Whether one more packet surely finds frames, and its runs a place in the outbox.
