@@ -17,6 +17,7 @@ pub use ahead::{AHEAD, InboundAhead, OutboundAhead};
 pub use probing::Probe;
 
 use std::collections::{HashSet, VecDeque};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -163,6 +164,7 @@ struct Peer {
     unanswered_at: u64,
     persistent_at: u64,
     keepalive_every: Option<u64>,
+    own: Own,
     path_mtu: PathMtu,
     /// Tokens of probes that are owed a reply.
     probed: VecDeque<u32>,
@@ -183,6 +185,37 @@ struct Peer {
     asked_at: Option<Path>,
     handshake_at: Option<u64>,
     expire_at: u64,
+}
+
+/// One address of each family that belongs to a peer alone: nearly every packet of most peers comes from these, and then
+/// the table of all peers' networks, which is large where peers are many, need not be asked.
+#[derive(Default)]
+struct Own {
+    v4: Option<Ipv4Addr>,
+    v6: Option<Ipv6Addr>,
+}
+
+impl Own {
+    /// Of `nets`, what `peer` owns in the finished table.
+    fn of(peer: PeerId, nets: &[IpNet], table: &AllowedIps<PeerId>) -> Self {
+        let mut own = Own::default();
+        let is_own = |net: &&IpNet| **net == IpNet::host(net.addr) && table.lookup(net.addr) == Some(peer);
+        for net in nets.iter().filter(is_own) {
+            match net.addr {
+                IpAddr::V4(addr) => own.v4 = Some(addr),
+                IpAddr::V6(addr) => own.v6 = Some(addr),
+            }
+        }
+        own
+    }
+
+    #[inline]
+    fn has(&self, addr: IpAddr) -> bool {
+        match addr {
+            IpAddr::V4(addr) => self.v4 == Some(addr),
+            IpAddr::V6(addr) => self.v6 == Some(addr),
+        }
+    }
 }
 
 impl Peer {
@@ -239,12 +272,15 @@ impl Sessions {
             for &net in &settings.allowed_ips {
                 allowed_ips.insert(net, PeerId(n as u32));
             }
+        }
+        for (n, settings) in peers.iter().enumerate() {
             let persistent_at = settings.keepalive.map_or(NEVER, |_| 0);
             deadlines.no_later_than(n as u32, persistent_at);
             states.push(Peer {
                 smaller: local.as_bytes() < settings.public_key.as_bytes(),
                 has_endpoint: settings.has_endpoint,
                 path: None,
+                own: Own::of(PeerId(n as u32), &settings.allowed_ips, &allowed_ips),
                 path_mtu: PathMtu::new(false),
                 probed: VecDeque::new(),
                 lease_within: if settings.lease { settings.allowed_ips.clone() } else { Vec::new() },
@@ -335,5 +371,28 @@ impl Sessions {
         let id = self.peers.get(peer.index())?.slots.current()?;
         let session = self.table.get(id)?;
         Some((session.rotator.index(), session.sealer.receiver_index()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_owns_a_single_address_unless_another_has_it_too() {
+        let net = |text: &str| IpNet::parse(text).expect("a network");
+        let nets = [
+            [net("10.0.0.1/32"), net("10.0.1.0/24"), net("fd00::1/128")],
+            [net("10.0.0.2/32"), net("fd00::/64"), net("fd00::1/128")],
+        ];
+        let mut table = AllowedIps::new();
+        for (n, nets) in nets.iter().enumerate() {
+            nets.iter().for_each(|&net| _ = table.insert(net, PeerId(n as u32)));
+        }
+        let own = [0, 1].map(|n| Own::of(PeerId(n), &nets[n as usize], &table));
+        let has = |n: usize, text: &str| own[n].has(net(text).addr);
+        assert!(has(0, "10.0.0.1") && has(1, "10.0.0.2") && has(1, "fd00::1"));
+        assert!(!has(0, "fd00::1"), "the second peer has taken it over");
+        assert!(!has(0, "10.0.1.1") && !has(1, "fd00::2"), "networks are the table's business");
     }
 }

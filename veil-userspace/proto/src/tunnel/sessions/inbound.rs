@@ -153,7 +153,8 @@ impl Sessions {
         outer_tos: u8,
     ) -> Result<Accepted, DropReason> {
         let header = InnerPacket::parse(packet)?;
-        if self.allowed_ips.lookup(header.source) != Some(peer) {
+        let own = self.peers.get(peer.index()).is_some_and(|peer| peer.own.has(header.source));
+        if !own && self.allowed_ips.lookup(header.source) != Some(peer) {
             return Err(DropReason::InnerSource);
         }
         let partial = flags & FLAG_PARTIAL != 0;
