@@ -1,11 +1,12 @@
 //! A link in memory: two pairs of ends joined by two bounded queues. For tests, simulation and benchmarks.
 //!
 //! What one side sends, the other receives: the same bytes, in the same runs, from the sender's address. A full queue
-//! blocks the sender as a full socket buffer would. Each end has a descriptor that epoll can wait for, so that every
-//! threading mode can be run over it.
+//! blocks the sender as a full socket buffer would; a way that has become narrow refuses what is too large for it, and says
+//! so as a kernel does. Each end has a descriptor that epoll can wait for, so that every threading mode can be run over it.
 //!
 //! The invariant is that of every link: what is handed in is sent or counted.
 
+use super::udp::PathError;
 use super::{Fds, LinkCounters, LinkRx, LinkTx, Received, SendResult};
 use crate::frame::{Frame, Home, Inbox, Outbox, Sealed, WideSet, datagram_count};
 use crossbeam_queue::ArrayQueue;
@@ -13,7 +14,7 @@ use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use veil_proto::{DropReason, Path};
 
@@ -32,7 +33,7 @@ pub fn pair(a: SocketAddr, b: SocketAddr, limit: usize) -> io::Result<(MemLink, 
     let side = |address, inward: &Arc<Wire>, outward: &Arc<Wire>| {
         let counters = Arc::new(LinkCounters::default());
         MemLink {
-            rx: MemRx { wire: inward.clone(), counters: counters.clone() },
+            rx: MemRx { wire: inward.clone(), outward: outward.clone(), counters: counters.clone() },
             tx: MemTx { address, wire: outward.clone(), held: None, counters },
         }
     };
@@ -47,9 +48,16 @@ struct Wire {
     /// Whether a sender met a full queue since the last pop.
     blocked: AtomicBool,
     limit: usize,
+    /// Bytes of the largest datagram that is taken.
+    widest: AtomicUsize,
+    /// What the sender is told of larger ones, the latest few.
+    refusals: ArrayQueue<PathError>,
     filled: Bell,
     room: Gate,
 }
+
+/// Refusals that wait to be heard.
+const REFUSALS: usize = 16;
 
 struct Run {
     bytes: Vec<u8>,
@@ -65,6 +73,8 @@ impl Wire {
             runs: ArrayQueue::new(limit.max(1)),
             blocked: AtomicBool::new(false),
             limit,
+            widest: AtomicUsize::new(usize::MAX),
+            refusals: ArrayQueue::new(REFUSALS),
             filled: Bell::new()?,
             room: Gate::new()?,
         }))
@@ -72,6 +82,17 @@ impl Wire {
 
     fn lock(&self) -> MutexGuard<'_, ()> {
         self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether datagrams of `len` bytes go this way to `remote`; if not, the sender is told how large they may be.
+    fn takes(&self, len: usize, remote: SocketAddr) -> bool {
+        let widest = self.widest.load(Relaxed);
+        if len > widest {
+            let headers = if remote.is_ipv4() { 28 } else { 48 };
+            let mtu = Some((widest + headers) as u32);
+            self.refusals.force_push(PathError { remote, errno: libc::EMSGSIZE, mtu, local: true });
+        }
+        len <= widest
     }
 
     /// `false`: full, and the gate is shut until something is popped.
@@ -164,6 +185,7 @@ fn empty(mut stream: &UnixStream) {
 /// The receiving end of a link in memory.
 pub struct MemRx {
     wire: Arc<Wire>,
+    outward: Arc<Wire>,
     counters: Arc<LinkCounters>,
 }
 
@@ -206,8 +228,25 @@ impl LinkRx for MemRx {
         [Some(self.wire.filled.fd()), None]
     }
 
+    fn take_path_error(&mut self) -> Option<PathError> {
+        self.outward.refusals.pop()
+    }
+
     fn counters(&self) -> &LinkCounters {
         &self.counters
+    }
+}
+
+impl MemRx {
+    /// Makes the way to here narrow: datagrams of more than `widest` bytes are refused from now on.
+    pub fn narrow(&self, widest: usize) {
+        self.wire.widest.store(widest, Relaxed);
+    }
+
+    /// Another way to what this side was told of paths: for a process stage on a thread of its own.
+    pub fn path_errors(&self) -> impl FnMut() -> Option<PathError> + Send + use<> {
+        let outward = self.outward.clone();
+        move || outward.refusals.pop()
     }
 }
 
@@ -225,6 +264,11 @@ impl MemTx {
         let (address, wire, counters) = (self.address, self.wire.clone(), self.counters.clone());
         let mut sender = MemTx { address, wire, held: None, counters };
         move |path, bytes| sender.send_datagram(path, bytes, 0)
+    }
+
+    /// From now on this side is at another address.
+    pub fn move_to(&mut self, address: SocketAddr) {
+        self.address = address;
     }
 
     /// What this link counts, to be kept and read elsewhere.
@@ -246,6 +290,11 @@ impl MemTx {
 impl LinkTx for MemTx {
     fn send(&mut self, runs: &mut impl Inbox<Sealed>, home: &mut impl Home) -> SendResult {
         while let Some(run) = self.held.take().or_else(|| runs.pop()) {
+            if !self.wire.takes(usize::from(run.segment).min(run.frame.bytes().len()), run.path.remote()) {
+                self.counters.send_drops.add(DropReason::LinkSend, run.datagrams() as u64);
+                run.frame.home(home);
+                continue;
+            }
             if !self.push(&run.path, run.frame.bytes(), run.segment, run.tos) {
                 self.counters.blocked.fetch_add(1, Relaxed);
                 self.held = Some(run);
@@ -258,6 +307,9 @@ impl LinkTx for MemTx {
 
     fn send_datagram(&mut self, path: &Path, bytes: &[u8], tos: u8) -> io::Result<()> {
         let refused = match u16::try_from(bytes.len()) {
+            Ok(_) if !self.wire.takes(bytes.len(), path.remote()) => {
+                io::Error::from_raw_os_error(libc::EMSGSIZE)
+            }
             Ok(length) if self.push(path, bytes, length, tos) => return Ok(()),
             Ok(_) => io::ErrorKind::WouldBlock.into(),
             Err(_) => io::Error::from_raw_os_error(libc::EMSGSIZE),
@@ -287,78 +339,4 @@ impl LinkTx for MemTx {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::frame::{Bounded, SetName};
-
-    fn sides(limit: usize) -> (MemLink, MemLink) {
-        pair("192.0.2.1:1".parse().unwrap(), "192.0.2.2:2".parse().unwrap(), limit).unwrap()
-    }
-
-    fn run(set: &mut WideSet, bytes: &[u8], segment: u16) -> Sealed {
-        let mut frame = set.take().unwrap();
-        frame.buffer_mut()[..bytes.len()].copy_from_slice(bytes);
-        frame.set_len(bytes.len());
-        let path = Path::to("192.0.2.2:2".parse().unwrap());
-        Sealed { frame: frame.into(), segment, tos: 3, path }
-    }
-
-    #[test]
-    fn a_run_arrives_as_it_was_sent_and_every_set_is_whole_again() {
-        let (mut a, mut b) = sides(8);
-        let (mut send, mut receive) =
-            (WideSet::new(SetName::LinkTransmit, 2), WideSet::new(SetName::LinkReceive, 2));
-        let (mut queue, mut out) = (Bounded::new(4), Bounded::new(4));
-        queue.push(run(&mut send, b"aaabbbc", 3)).unwrap();
-        assert_eq!(a.tx.send(&mut queue, &mut send), SendResult::Drained);
-        assert!(send.is_whole());
-
-        let got = b.rx.receive(&mut receive, &mut out, 9).unwrap();
-        assert_eq!(got, Received { runs: 1, datagrams: 3, more: false });
-        let item = out.pop().unwrap();
-        assert_eq!((item.frame.bytes(), item.segment, item.tos), (&b"aaabbbc"[..], 3, 3));
-        assert_eq!(item.path.remote(), "192.0.2.1:1".parse().unwrap());
-        assert_eq!(item.path.local(), Some("192.0.2.2".parse().unwrap()));
-        item.frame.home(&mut receive);
-        assert!(receive.is_whole());
-        assert_eq!(a.tx.counters().datagrams_sent.load(Relaxed), 3);
-        assert_eq!(b.rx.counters().bytes_received.load(Relaxed), 7);
-        assert_eq!(b.rx.counters().run_lengths.summary().buckets, [(3, 1)]);
-    }
-
-    #[test]
-    fn a_full_queue_keeps_the_run_and_sends_it_first_afterwards() {
-        let (mut a, mut b) = sides(1);
-        let (mut send, mut receive) =
-            (WideSet::new(SetName::LinkTransmit, 3), WideSet::new(SetName::LinkReceive, 3));
-        let (mut queue, mut out) = (Bounded::new(4), Bounded::new(4));
-        for text in [&b"one"[..], b"two", b"three"] {
-            queue.push(run(&mut send, text, 8)).unwrap();
-        }
-        assert_eq!(a.tx.send(&mut queue, &mut send), SendResult::Blocked);
-        assert!(a.tx.blocked_on().is_some());
-        let mut heard = Vec::new();
-        for _ in 0..3 {
-            b.rx.receive(&mut receive, &mut out, 9).unwrap();
-            while let Some(item) = out.pop() {
-                heard.push(item.frame.bytes().to_vec());
-                item.frame.home(&mut receive);
-            }
-            a.tx.send(&mut queue, &mut send);
-        }
-        assert_eq!(heard, [&b"one"[..], b"two", b"three"]);
-        assert!(send.is_whole() && receive.is_whole());
-    }
-
-    #[test]
-    fn what_is_abandoned_is_counted() {
-        let (mut a, _b) = sides(0);
-        let mut send = WideSet::new(SetName::LinkTransmit, 1);
-        let mut queue = Bounded::new(1);
-        queue.push(run(&mut send, b"aabb", 2)).unwrap();
-        assert_eq!(a.tx.send(&mut queue, &mut send), SendResult::Blocked);
-        a.tx.abandon(&mut send);
-        assert!(send.is_whole() && !a.tx.holds_runs());
-        assert_eq!(a.tx.counters().send_drops.of(DropReason::LinkSend), 2);
-    }
-}
+mod tests;
