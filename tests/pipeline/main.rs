@@ -1,15 +1,43 @@
 //! Whole event loops on threads, over a link and a TUN in memory: no privileges, no kernel, and so the place where
 //! ThreadSanitizer and LeakSanitizer look (`cargo xtask ci`, steps `races` and `leaks`).
 
+/// Has scenarios run with both sides in each threading mode.
+macro_rules! in_each_mode {
+    ($($scenario:ident)*) => {
+        mod single {
+            $(#[test]
+            fn $scenario() {
+                super::$scenario(veil_userspace::event_loop::ThreadingMode::SingleThreaded);
+            })*
+        }
+        mod pipeline {
+            $(#[test]
+            fn $scenario() {
+                super::$scenario(veil_userspace::event_loop::ThreadingMode::Pipeline);
+            })*
+        }
+    };
+}
+
+mod bad_input;
+mod bad_wire;
+mod chance;
+mod endings;
 mod many;
+mod narrow_path;
+mod net;
 mod planted;
+mod pressure;
+mod renewal;
+mod roaming;
 mod side;
+mod wire;
 
 use std::collections::HashSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use side::{Side, pair};
+use side::{MTU, Side, pair};
 use veil_userspace::event_loop::ThreadingMode::{self, Pipeline, SingleThreaded};
 use veil_userspace::event_loop::pipeline::Settings;
 use veil_userspace::tun::mem::MemHost;
@@ -17,10 +45,14 @@ use veil_userspace::tun::mem::MemHost;
 /// Long enough for a machine busy with other things.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PACKETS: u32 = 5000;
+/// Runs that a wire worked by a test holds each way.
+const LIMIT: usize = 64;
 
-/// An IPv4 packet from one host to the other that carries a number.
+/// An IPv4 packet from one host to the other that carries a number; successive ones are of very different sizes.
 fn packet(from: usize, number: u32) -> Vec<u8> {
-    let mut packet = vec![0; 28 + 4 + (number as usize % 1000)];
+    const LEAST: usize = 28 + 4;
+    let sizes = usize::from(MTU) - LEAST + 1;
+    let mut packet = vec![0; LEAST + (number as usize).wrapping_mul(389) % sizes];
     let len = (packet.len() as u16).to_be_bytes();
     packet[..20].copy_from_slice(&[
         0x45,

@@ -1,0 +1,56 @@
+//! A way that takes no large datagrams: packets go in pieces and arrive whole, whether somebody says so or not.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering::Relaxed;
+
+use veil_userspace::event_loop::ThreadingMode;
+
+use crate::LIMIT;
+use crate::net::Net;
+use crate::side::Ended;
+use crate::wire::{Datagram, arrives};
+
+in_each_mode! {
+    packets_wider_than_the_path_arrive_in_pieces
+    a_path_that_says_nothing_is_found_to_be_narrow
+}
+
+/// Bytes of the largest datagram that the way takes: an MTU of 1300, over IPv4. Some packets are wider, most are not.
+const WIDEST: usize = 1300 - 28;
+
+fn packets_wider_than_the_path_arrive_in_pieces(mode: ThreadingMode) {
+    let mut net = Net::new(mode.into(), LIMIT);
+    net.wire.ends.iter().for_each(|end| end.rx.narrow(WIDEST));
+    // What is refused is lost: that is how a side learns.
+    net.pour(arrives, [32; 2]);
+    net.flush(arrives);
+    net.exchange(arrives, [200; 2]);
+    for ended in net.stop() {
+        assert_in_pieces(&ended);
+        assert!(ended.shown.drops.keys().eq(["link-send"]), "{:#?}", ended.shown);
+    }
+}
+
+fn a_path_that_says_nothing_is_found_to_be_narrow(mode: ThreadingMode) {
+    let mut net = Net::new(mode.into(), LIMIT);
+    let swallow = |_: usize, datagram: Datagram, on: &mut VecDeque<_>| {
+        if datagram.bytes.len() <= WIDEST {
+            on.push_back(datagram);
+        }
+    };
+    let found = |net: &Net| net.sides.iter().all(|s| s.counters.sessions.black_holes.load(Relaxed) > 0);
+    while !found(&net) {
+        net.pour(swallow, [32; 2]);
+    }
+    net.flush(swallow);
+    net.exchange(swallow, [200; 2]);
+    for ended in net.stop() {
+        assert_in_pieces(&ended);
+        assert!(ended.shown.drops.is_empty(), "{:#?}", ended.shown);
+    }
+}
+
+fn assert_in_pieces(ended: &Ended) {
+    let counters = &ended.shown.counters;
+    assert!(counters["packets_fragmented"] > 0 && counters["ip_reassembled"] > 0, "{counters:#?}");
+}
