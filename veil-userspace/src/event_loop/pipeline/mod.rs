@@ -9,7 +9,8 @@
 //!
 //! Stages share no memory but queues with one producer and one consumer each, frames move through them by value, and so do
 //! finished sessions from control to the process stage. A stage that has nothing to do spins a little and then sleeps;
-//! whoever publishes something for it wakes it ([`Bell`]), on its own core while little comes ([`placement`]). Stopping goes along the packets' way: RX, process, TX.
+//! whoever publishes something for it wakes it ([`Bell`]), on its own core while little comes (`placement.rs`). Stopping
+//! goes along the packets' way: RX, process, TX.
 
 mod beside;
 mod homes;
