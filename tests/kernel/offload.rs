@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use veil_lab::{Namespace, Transfer, ping, require_privileges, require_program, set_udp_segment};
+use veil_lab::{
+    Namespace, Transfer, ping, require_privileges, require_program, set_udp_segment, uninterrupted,
+};
 use veil_tests::{assert_conserved, number, show};
 
 use crate::tunnel::{Hosts, Outer, PATIENCE, Tunnel};
@@ -172,8 +174,7 @@ fn bursts(from: &Namespace, into: &Namespace, to: &str, size: usize, count: usiz
         ensure!(sender.send(&burst)? == burst.len());
         for (n, expected) in datagrams.iter().enumerate() {
             let mut got = vec![0; 2000];
-            let len = receiver
-                .recv(&mut got)
+            let len = uninterrupted(|| receiver.recv(&mut got))
                 .with_context(|| format!("datagram {n} of burst {round} to {to}, {size} bytes each"))?;
             ensure!(got[..len] == expected[..], "datagram {n} of burst {round} to {to}, {size} bytes each");
         }

@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use veil_lab::require_privileges;
+use veil_lab::{require_privileges, uninterrupted};
 use veil_xdp::{AttachMode, BindMode, Umem, UmemFrame, XskSocket};
 
 use crate::station::{PORT, Station, settings};
@@ -95,7 +95,7 @@ fn a_link_that_goes_down_and_up_again_keeps_its_sockets() -> Result<()> {
     // The same sockets, the same program: what waited goes, and what comes arrives.
     station.flush()?;
     let mut buffer = [0; 16];
-    let length = socket.recv(&mut buffer).context("what waited for the link")?;
+    let length = uninterrupted(|| socket.recv(&mut buffer)).context("what waited for the link")?;
     ensure!(&buffer[..length] == b"waits");
     socket.send_to(b"comes", (ours, PORT))?;
     station.receive(1)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use veil_ebpf::Verdict;
-use veil_lab::require_privileges;
+use veil_lab::{require_privileges, uninterrupted};
 use veil_xdp::AttachMode;
 
 use crate::station::{PORT, Station};
@@ -69,7 +69,8 @@ fn leaves(title: &str, mode: AttachMode) -> Result<()> {
             station.flush()?;
             let mut buffer = [0; 2048];
             for number in sent..sent + BURST {
-                let (length, from) = socket.recv_from(&mut buffer).context("a datagram sent by AF_XDP")?;
+                let (length, from) =
+                    uninterrupted(|| socket.recv_from(&mut buffer)).context("a datagram sent by AF_XDP")?;
                 ensure!(buffer[..length] == payload(number), "datagram {number} was changed or overtaken");
                 ensure!(from.port() == PORT);
             }
@@ -142,7 +143,7 @@ fn four_queues_share_the_work_over_one_umem() -> Result<()> {
     station.flush()?;
     for (number, socket) in sockets.iter().enumerate() {
         let mut buffer = [0; 2048];
-        let length = socket.recv(&mut buffer)?;
+        let length = uninterrupted(|| socket.recv(&mut buffer))?;
         ensure!(buffer[..length] == payload(number));
     }
     station.close()

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use veil_ebpf::Verdict;
-use veil_lab::{Transfer, require_privileges};
+use veil_lab::{Transfer, require_privileges, uninterrupted};
 use veil_xdp::AttachMode;
 
 use crate::station::{PORT, Station};
@@ -29,7 +29,7 @@ fn unharmed(title: &str, mode: AttachMode) -> Result<()> {
         let _inside = wire.theirs.enter()?;
         UdpSocket::bind((theirs, 0))?.send_to(b"other", (ours, PORT + 1))?;
         let mut buffer = [0; 16];
-        let length = socket.recv(&mut buffer).context("a datagram to another port")?;
+        let length = uninterrupted(|| socket.recv(&mut buffer)).context("a datagram to another port")?;
         ensure!(&buffer[..length] == b"other");
     }
     ensure!(station.count(Verdict::Redirect)? == 0);
@@ -76,13 +76,13 @@ fn a_queue_without_a_socket_leaves_its_datagrams_to_the_ordinary_socket() -> Res
     station.program.unregister(0).context("a queue without a socket is fine")?;
     client.send_to(b"second", (ours, PORT))?;
     let mut buffer = [0; 16];
-    let length = socket.recv(&mut buffer).context("what steering passes")?;
+    let length = uninterrupted(|| socket.recv(&mut buffer)).context("what steering passes")?;
     ensure!(&buffer[..length] == b"second");
     // An address that is no longer local passes too, though the queue has its socket again.
     station.program.register(0, std::os::fd::AsFd::as_fd(&station.sockets[0].rx))?;
     station.program.set_local(&[PAIRS[1].0])?;
     client.send_to(b"third", (ours, PORT))?;
-    let length = socket.recv(&mut buffer).context("what is not for a local address")?;
+    let length = uninterrupted(|| socket.recv(&mut buffer)).context("what is not for a local address")?;
     ensure!(&buffer[..length] == b"third");
     station.program.set_local(&PAIRS.map(|(ours, _)| ours))?;
     client.send_to(b"fourth", (ours, PORT))?;

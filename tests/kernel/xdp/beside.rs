@@ -4,7 +4,7 @@
 use std::net::{SocketAddr, UdpSocket};
 
 use anyhow::{Context, Result, ensure};
-use veil_lab::{Namespace, Transfer, ping, require_privileges};
+use veil_lab::{Namespace, Transfer, ping, require_privileges, uninterrupted};
 
 use super::{GENERIC, Link, NATIVE, count, finish, goes_by_ring, start};
 use crate::tunnel::{Hosts, Outer, PATIENCE};
@@ -24,9 +24,11 @@ fn echo(from: &Namespace, source: &str, into: &Namespace, to: SocketAddr) -> Res
         socket.set_read_timeout(Some(PATIENCE))?;
     }
     client.send_to(b"is it there", to)?;
-    let (length, back) = server.recv_from(&mut buffer).context("the datagram did not arrive")?;
+    let (length, back) =
+        uninterrupted(|| server.recv_from(&mut buffer)).context("the datagram did not arrive")?;
     server.send_to(&buffer[..length], back)?;
-    let (length, _) = client.recv_from(&mut buffer).context("its echo did not come back")?;
+    let (length, _) =
+        uninterrupted(|| client.recv_from(&mut buffer)).context("its echo did not come back")?;
     ensure!(&buffer[..length] == b"is it there");
     Ok(())
 }

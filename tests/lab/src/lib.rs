@@ -34,7 +34,7 @@ pub use ping::{Ping, ping};
 pub use privileges::{is_root, privileged, require_privileges, require_program};
 pub use program::{has_program, run, terminate};
 pub use spoofer::{Heard, Spoofer};
-pub use sys::{set_udp_segment, signal};
+pub use sys::{set_udp_segment, signal, uninterrupted};
 pub use transfer::Transfer;
 
 use std::fs;

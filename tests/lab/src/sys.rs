@@ -65,6 +65,17 @@ fn socket(family: libc::c_int, kind: libc::c_int, protocol: libc::c_int) -> io::
     Ok(UdpSocket::from(unsafe { OwnedFd::from_raw_fd(descriptor) }))
 }
 
+/// Repeats a call that a pause of the process has interrupted: on a socket with a time-out the kernel leaves that to us
+/// (signal(7), 'Interruption of system calls').
+pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
 /// From now on, what `socket` sends at once is cut into datagrams of `bytes` bytes (`UDP_SEGMENT`, udp(7)).
 pub fn set_udp_segment(socket: &UdpSocket, bytes: u16) -> io::Result<()> {
     let bytes = libc::c_int::from(bytes);
