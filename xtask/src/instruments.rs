@@ -1,14 +1,14 @@
 //! What CI looks at the tests with, besides their own assertions: ThreadSanitizer, LeakSanitizer and Miri.
 //!
 //! Each is first shown a test that does on purpose what it is there to find (`tests/pipeline/planted.rs`), and must find
-//! it. Where one cannot be had the step is skipped, and says why.
+//! it. Where one cannot be had the step is skipped, and says why; in CI only Miri may be missing.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::ci::Skipped;
+use crate::ci::{Skipped, lacking_tool};
 use crate::needs::nightly_has;
 
 const PIPELINE: &[&str] = &["--test", "pipeline"];
@@ -40,7 +40,9 @@ const FOR_MIRI: &[(&str, &[&str])] = &[
 
 /// The event loops in memory under ThreadSanitizer, which takes a nightly compiler.
 pub fn races() -> Result<()> {
-    ensure!(nightly_has("rustc"), Skipped("no nightly compiler (`rustup toolchain install nightly`)".into()));
+    if !nightly_has("rustc") {
+        return Err(lacking_tool("no nightly compiler (`rustup toolchain install nightly`)".into()));
+    }
     let known = crate::workspace().join("tests/pipeline/thread-sanitizer.supp");
     let cargo = || {
         let mut cargo = nightly();
@@ -60,10 +62,11 @@ pub fn races() -> Result<()> {
 /// The same under LeakSanitizer: start, a thousand sessions, stop, and nothing is left. It replaces no more than `malloc`,
 /// so that the tests as they are will do; the C compiler brings it.
 pub fn leaks() -> Result<()> {
-    let sanitizer = c_library("liblsan.so").context(Skipped("the C compiler has no liblsan".into()))?;
+    let sanitizer =
+        c_library("liblsan.so").ok_or_else(|| lacking_tool("the C compiler has no liblsan".into()))?;
     // Before the first allocation it is not ready for what Rust's runtime calls at its start; that of C++, loaded after it,
     // allocates at once.
-    let early = c_library("libstdc++.so.6").context(Skipped("no libstdc++".into()))?;
+    let early = c_library("libstdc++.so.6").ok_or_else(|| lacking_tool("no libstdc++".into()))?;
     let preload = format!("LD_PRELOAD={}:{}", sanitizer.display(), early.display());
     let runner = format!("target.'cfg(all())'.runner = ['env', '{preload}']");
     let cargo = || {

@@ -9,7 +9,8 @@
 //! call and a departure cross, the next of either puts it right.
 #![allow(unsafe_code)]
 // Unsafe here: gettid, sched_getcpu, and sched_setaffinity and sched_getaffinity, whose sets are locals or borrowed for the
-// call, and whole. A thread that is no more is an error, not undefined.
+// call, and whole. A thread that is no more is an error, not undefined; `thread` is cleared before its number is free again,
+// so that a stranger's is reached only by a call that crosses a stage's unexpected end.
 
 use std::mem;
 use std::sync::Arc;
