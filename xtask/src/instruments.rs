@@ -3,7 +3,6 @@
 //! Each is first shown a test that does on purpose what it is there to find (`tests/pipeline/planted.rs`), and must find
 //! it. Where one cannot be had the step is skipped, and says why; in CI only Miri may be missing.
 
-use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -40,43 +39,44 @@ const FOR_MIRI: &[(&str, &[&str])] = &[
 
 /// The event loops in memory under ThreadSanitizer, which takes a nightly compiler.
 pub fn races() -> Result<()> {
-    if !nightly_has("rustc") {
-        return Err(lacking_tool("no nightly compiler (`rustup toolchain install nightly`)".into()));
-    }
     let known = crate::workspace().join("tests/pipeline/thread-sanitizer.supp");
     let cargo = || {
-        let mut cargo = nightly();
-        cargo.env("RUSTFLAGS", "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer");
+        let mut cargo = sanitized("thread", "target/races");
         // Optimised, or the standard library's inline functions would stay in the library, which is not instrumented.
         cargo.env("CARGO_PROFILE_DEV_OPT_LEVEL", "1");
         cargo.env("TSAN_OPTIONS", format!("suppressions={}", known.display()));
-        // With a target named, build scripts and macros are spared the sanitizer.
-        cargo.args(["test", "--target", "x86_64-unknown-linux-gnu", "--target-dir", "target/races"]);
-        cargo.args(["--package", "veil-pipeline"]).args(PIPELINE);
         cargo
     };
+    needs_nightly()?;
     finds(&mut cargo(), "planted_race", "data race")?;
     passes(&mut cargo())
 }
 
-/// The same under LeakSanitizer: start, a thousand sessions, stop, and nothing is left. It replaces no more than `malloc`,
-/// so that the tests as they are will do; the C compiler brings it.
+/// The same under LeakSanitizer: start, a thousand sessions, stop, and nothing is left. It comes with the nightly compiler;
+/// that of GCC 12 reads its list of threads while another thread may be moving it, and crashed.
 pub fn leaks() -> Result<()> {
-    let sanitizer =
-        c_library("liblsan.so").ok_or_else(|| lacking_tool("the C compiler has no liblsan".into()))?;
-    // Before the first allocation it is not ready for what Rust's runtime calls at its start; that of C++, loaded after it,
-    // allocates at once.
-    let early = c_library("libstdc++.so.6").ok_or_else(|| lacking_tool("no libstdc++".into()))?;
-    let preload = format!("LD_PRELOAD={}:{}", sanitizer.display(), early.display());
-    let runner = format!("target.'cfg(all())'.runner = ['env', '{preload}']");
-    let cargo = || {
-        let mut cargo = crate::cargo();
-        // The whole workspace, or the packages below would be built once more with fewer features.
-        cargo.args(["test", "--config", &runner, "--workspace"]).args(PIPELINE);
-        cargo
-    };
+    let cargo = || sanitized("leak", "target/leaks");
+    needs_nightly()?;
     finds(&mut cargo(), "planted_leak", "detected memory leaks")?;
     passes(&mut cargo())
+}
+
+fn needs_nightly() -> Result<()> {
+    ensure!(
+        nightly_has("rustc"),
+        lacking_tool("no nightly compiler (`rustup toolchain install nightly`)".into())
+    );
+    Ok(())
+}
+
+/// A run of the event loops in memory, built with a sanitizer.
+fn sanitized(sanitizer: &str, target: &str) -> Command {
+    let mut cargo = nightly();
+    cargo.env("RUSTFLAGS", format!("-Zsanitizer={sanitizer} -Cunsafe-allow-abi-mismatch=sanitizer"));
+    // With a target named, build scripts and macros are spared the sanitizer.
+    cargo.args(["test", "--target", "x86_64-unknown-linux-gnu", "--target-dir", target]);
+    cargo.args(["--package", "veil-pipeline"]).args(PIPELINE);
+    cargo
 }
 
 /// What Miri can run, which interprets: no foreign code, and no generated cases, of which the plain tests have plenty.
@@ -116,11 +116,4 @@ fn nightly() -> Command {
     let mut cargo = Command::new("cargo");
     cargo.current_dir(crate::workspace()).env_remove("RUSTUP_TOOLCHAIN").arg("+nightly");
     cargo
-}
-
-/// Where the C compiler has a shared library, if it does.
-fn c_library(name: &str) -> Option<PathBuf> {
-    let output = Command::new("cc").arg(format!("-print-file-name={name}")).output().ok()?;
-    let path = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim());
-    path.is_absolute().then_some(path)
 }
