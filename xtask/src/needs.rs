@@ -176,6 +176,12 @@ pub const NEEDS: &[Need] = &[
         present: || veil_lab::has_program("iperf3"),
     },
     Need {
+        what: "ethtool",
+        purpose: For::Testing,
+        cure: Cure::Package { debian: "ethtool", fedora: "ethtool" },
+        present: || veil_lab::has_program("ethtool"),
+    },
+    Need {
         what: "setpriv",
         purpose: For::Testing,
         cure: Cure::Package { debian: "util-linux", fedora: "util-linux" },
