@@ -90,6 +90,8 @@ pub struct PeerSnapshot {
     pub public_key: String,
     /// Where its datagrams go now, if anywhere.
     pub endpoint: Option<String>,
+    /// Where the configuration says it is, if it does.
+    pub configured_endpoint: Option<String>,
     /// The largest datagram (UDP payload, bytes) that the way to it is known to take; nothing known is null.
     pub path_mtu_datagram: Option<u64>,
     /// Networks behind it.

@@ -40,6 +40,7 @@ impl Facts {
         let peers = config.peers.iter().map(|peer| PeerSnapshot {
             name: peer.name.clone(),
             public_key: peer.public_key.to_string(),
+            configured_endpoint: peer.endpoint.as_ref().map(ToString::to_string),
             allowed_ips: peer.allowed_ips.iter().map(ToString::to_string).collect(),
             ..Default::default()
         });

@@ -53,11 +53,14 @@ impl Page {
     fn peer(&mut self, peer: &PeerSnapshot) {
         self.title("peer", &peer.name);
         self.line("public key", &peer.public_key);
-        let endpoint = match &peer.endpoint {
-            Some(endpoint) => endpoint.clone(),
-            None => self.paint(DIM, "not known yet: the peer has to speak first"),
-        };
-        self.line("endpoint", &endpoint);
+        match (&peer.endpoint, &peer.configured_endpoint) {
+            (Some(endpoint), _) => self.line("endpoint", endpoint),
+            (None, Some(configured)) => self.line_because("endpoint", configured, "not in use yet"),
+            (None, None) => {
+                let unknown = self.paint(DIM, "not known yet: the peer has to speak first");
+                self.line("endpoint", &unknown);
+            }
+        }
         if let Some(bytes) = peer.path_mtu_datagram {
             self.line("path takes", &format!("datagrams of {} bytes", grouped(bytes)));
         }
@@ -224,6 +227,7 @@ pub mod tests {
                     name: "laptop".into(),
                     public_key: "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=".into(),
                     endpoint: Some("192.0.2.1:4433".into()),
+                    configured_endpoint: Some("laptop.example.org:4433".into()),
                     path_mtu_datagram: Some(1372),
                     allowed_ips: vec!["10.8.0.2/32".into(), "fd08::2/128".into()],
                     last_handshake_s_ago: Some(72),
@@ -234,6 +238,11 @@ pub mod tests {
                     drops: map(&[("replayed", 3), ("bad-tag", 0), ("inner-source", 1000)]),
                 },
                 PeerSnapshot { name: "desk".into(), ..PeerSnapshot::default() },
+                PeerSnapshot {
+                    name: "shelf".into(),
+                    configured_endpoint: Some("shelf.example.org:4433".into()),
+                    ..PeerSnapshot::default()
+                },
             ],
             drops: map(&[("unknown-index", 2)]),
             counters: map(&[("tun-reads", 5), ("gso-fallbacks", 0)]),
@@ -287,6 +296,13 @@ peer laptop
 
 peer desk
   public key      \n  endpoint        not known yet: the peer has to speak first
+  allowed IPs     none
+  last handshake  none yet
+  received        0 B in 0 packets
+  sent            0 B in 0 packets
+
+peer shelf
+  public key      \n  endpoint        shelf.example.org:4433 (not in use yet)
   allowed IPs     none
   last handshake  none yet
   received        0 B in 0 packets
