@@ -8,6 +8,7 @@ pub mod added;
 pub mod asleep;
 mod control;
 pub mod cores;
+mod futex;
 pub mod mode;
 mod parts;
 pub mod pipeline;

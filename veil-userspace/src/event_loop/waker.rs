@@ -3,29 +3,48 @@
 //! A stage is woken for two kinds of things: what it works on, always; room and frames that others have freed, only while
 //! it lacks them. Invariant: whoever publishes rings afterwards, and who sleeps has looked after it said so
 //! ([`Asleep`]), so that no wake-up is lost.
+//!
+//! A stage that watches descriptors meanwhile sleeps in epoll, which knows the bell as one more of them; one that does not
+//! sleeps on the bell itself, which is quicker both ways.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use super::asleep::Asleep;
+use super::futex::Futex;
 use super::poll::Waker;
+
+/// What a stage sleeps on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bed {
+    /// Epoll, which watches [`Bell::fd`].
+    Descriptors,
+    /// [`Bell::sleep`].
+    Bell,
+}
 
 /// One stage's bell; others hold it to ring.
 pub struct Bell {
     input: Asleep,
     room: Asleep,
     stop: AtomicBool,
+    /// Whether it sleeps on `futex`; on `waker` otherwise.
+    on_futex: AtomicBool,
+    futex: Futex,
     waker: Waker,
 }
 
 impl Bell {
     /// The bell of a stage that is awake.
-    pub fn new() -> io::Result<Self> {
+    pub fn new(bed: Bed) -> io::Result<Self> {
         Ok(Bell {
             input: Asleep::default(),
             room: Asleep::default(),
             stop: AtomicBool::new(false),
+            on_futex: AtomicBool::new(bed == Bed::Bell),
+            futex: Futex::default(),
             waker: Waker::new()?,
         })
     }
@@ -34,7 +53,7 @@ impl Bell {
     #[inline]
     pub fn pushed(&self) {
         if self.input.must_be_woken() {
-            self.waker.wake();
+            self.wake();
         }
     }
 
@@ -42,13 +61,20 @@ impl Bell {
     #[inline]
     pub fn freed(&self) {
         if self.room.must_be_woken() {
-            self.waker.wake();
+            self.wake();
         }
+    }
+
+    /// Wakes the stage's thread, whatever it sleeps for.
+    pub fn wake(&self) {
+        // As it was when the stage lay down, which `Asleep` has told of.
+        if self.on_futex.load(Relaxed) { self.futex.wake() } else { self.waker.wake() }
     }
 
     /// Has the stage end.
     pub fn stop(&self) {
         self.stop.store(true, Relaxed);
+        self.futex.wake();
         self.waker.wake();
     }
 
@@ -56,6 +82,11 @@ impl Bell {
     #[inline]
     pub fn is_stopping(&self) -> bool {
         self.stop.load(Relaxed)
+    }
+
+    /// The stage's own, while it is awake: what it will sleep on.
+    pub fn set_bed(&self, bed: Bed) {
+        self.on_futex.store(bed == Bed::Bell, Relaxed);
     }
 
     /// The stage's own: from here on it is woken for what it works on, and, if it is `starved`, for room and frames. It must
@@ -75,6 +106,12 @@ impl Bell {
         self.room.get_up();
     }
 
+    /// The stage's own, on [`Bed::Bell`]: sleeps until somebody rings, or so much time has passed. It may also return for
+    /// nothing.
+    pub fn sleep(&self, at_most: Option<Duration>) {
+        self.futex.sleep(at_most);
+    }
+
     /// To be watched for edges ([`add_edge`](super::poll::Poll::add_edge)): one for each time that somebody has rung. Nobody
     /// reads it, which would cost a system call per wake-up.
     pub fn fd(&self) -> BorrowedFd<'_> {
@@ -90,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_bell_is_rung_only_for_who_sleeps_and_wants_what_is_there() {
-        let (bell, mut poll) = (Bell::new().unwrap(), Poll::new().unwrap());
+        let (bell, mut poll) = (Bell::new(Bed::Descriptors).unwrap(), Poll::new().unwrap());
         poll.add_edge(bell.fd().as_raw_fd(), 0).unwrap();
         let mut rung = |starved, ring: fn(&Bell)| {
             bell.lie_down(starved);
@@ -104,5 +141,22 @@ mod tests {
         bell.freed();
         assert!(!rung(false, |_| ()), "it was awake");
         assert!(!bell.is_stopping() && rung(false, Bell::stop) && bell.is_stopping());
+    }
+
+    #[test]
+    fn who_sleeps_on_the_bell_hears_it_and_its_descriptor_tells_nothing() {
+        let (bell, mut poll) = (Bell::new(Bed::Descriptors).unwrap(), Poll::new().unwrap());
+        poll.add_edge(bell.fd().as_raw_fd(), 0).unwrap();
+        bell.set_bed(Bed::Bell);
+        for ring in [Bell::pushed, Bell::freed] {
+            bell.lie_down(true);
+            ring(&bell);
+            bell.sleep(None);
+            bell.get_up();
+        }
+        assert_eq!(poll.wait(false).unwrap(), 0);
+        bell.lie_down(false);
+        bell.stop();
+        bell.sleep(None);
     }
 }

@@ -62,6 +62,13 @@ impl SessionTable {
         id
     }
 
+    /// Takes all sessions over on this thread.
+    pub fn hand_over(&mut self) {
+        if cfg!(debug_assertions) {
+            self.sessions.iter_mut().flatten().for_each(|session| session.rebind());
+        }
+    }
+
     /// Wipes a session and returns its receiver indices, which may be given out again.
     pub fn remove(&mut self, id: SessionId) -> impl Iterator<Item = u32> + use<> {
         let session = self.sessions.get_mut(id.0 as usize).and_then(Option::take);

@@ -224,10 +224,15 @@ impl TransportSession {
         }
     }
 
-    /// Takes the session over on this thread: the thread that made it must not touch it any more.
+    /// Takes the session over from the thread that made it, which must not touch it any more.
     pub fn hand_over(&mut self) {
-        self.checker.rebind_to_current();
+        self.rebind();
         scrub_stack();
+    }
+
+    /// Takes the session over on this thread, with all that its owner has.
+    pub fn rebind(&mut self) {
+        self.checker.rebind_to_current();
     }
 
     /// Asserts, in debug builds, that this thread owns the session.

@@ -331,6 +331,11 @@ impl Sessions {
         self
     }
 
+    /// Takes all sessions over on this thread: whoever had them must not touch them any more.
+    pub fn hand_over(&mut self) {
+        self.table.hand_over();
+    }
+
     /// What passed through, readable from any thread.
     pub fn counters(&self) -> Arc<SessionCounters> {
         self.counters.clone()

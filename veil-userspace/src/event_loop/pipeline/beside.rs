@@ -4,7 +4,7 @@
 //! told to the process stage before the peer is answered.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use anyhow::{Context, Result};
 use veil_proto::{Now, Path, PeerId};
@@ -17,6 +17,7 @@ use crate::frame::{Outbox, Sender};
 use crate::host::now;
 
 const BELL: u64 = 0;
+const PROCESS_TIMER: u64 = 1;
 
 /// Messages taken in before the handshakes are stepped.
 const BATCH: usize = 64;
@@ -42,10 +43,12 @@ impl ControlStage {
         to_process: Sender<ToProcess>,
         send_datagram: SendDatagram,
         bells: Bells,
+        process_timer: BorrowedFd<'_>,
     ) -> io::Result<Self> {
         let (poll, timer) = (Poll::new()?, Timer::new()?);
         poll.add(timer.as_fd().as_raw_fd(), TIMER, Interest::READ)?;
         poll.add_edge(bells.control.fd().as_raw_fd(), BELL)?;
+        poll.add_edge(process_timer.as_raw_fd(), PROCESS_TIMER)?;
         control.watch(&poll)?;
         Ok(ControlStage {
             control,
@@ -153,6 +156,7 @@ impl ControlStage {
             let Some(event) = self.poll.event(n) else { break };
             match event.token {
                 BELL => {}
+                PROCESS_TIMER => self.bells.process.pushed(),
                 TIMER => self.timer.reset(),
                 SIGNAL => self.stopping = true,
                 RESOLVER => self.control.resolved(now()),

@@ -9,14 +9,15 @@
 //!
 //! Stages share no memory but queues with one producer and one consumer each, frames move through them by value, and so do
 //! finished sessions from control to the process stage. A stage that has nothing to do spins a little and then sleeps;
-//! whoever publishes something for it wakes it ([`Bell`]), on its own core while little comes (`placement.rs`). Stopping
-//! goes along the packets' way: RX, process, TX.
+//! whoever publishes something for it wakes it ([`Bell`]). While little comes nobody is woken but RX, which then steps the
+//! others itself (`carry.rs`). Stopping goes along the packets' way: RX, process, TX.
 
 mod beside;
+mod carry;
 mod homes;
 mod marks;
 mod messages;
-mod placement;
+mod parked;
 mod processor;
 mod rx;
 mod tx;
@@ -36,17 +37,18 @@ use super::control::Control;
 use super::cores::{PINNED, pin};
 use super::parts::Parts;
 use super::priority;
-use super::waker::Bell;
+use super::waker::{Bed, Bell};
 use crate::control::show::Snapshot;
 use crate::frame::{Frame, Inbox, Receiver, SetName, WideSet, queue};
 use crate::link::udp::PathError;
 use crate::link::{LinkRx, LinkTx};
 use crate::tun::{TunRead, TunWrite};
 use beside::ControlStage;
+use carry::Others;
 use homes::{Away, Giver, HomeToRx, HomesOfTx};
 use marks::marks;
 use messages::{ControlOutbox, control_inbox};
-use placement::Placement;
+use parked::Parked;
 use rx::RxStage;
 use tx::TxStage;
 
@@ -58,7 +60,7 @@ const FRAMES: usize = 2 * BATCH;
 const BYTES: usize = 128 << 10;
 /// Bytes of packets sealed before they are passed on: a super-packet is as much work as a whole batch of small ones.
 const SEAL_BYTES: usize = 64 << 10;
-/// Turns before a stage looks what else there is.
+/// Turns before RX looks what else there is.
 const TURNS_PER_LOOK: usize = 4;
 /// Messages that may wait for the process stage.
 const MESSAGES: usize = 1024;
@@ -198,11 +200,7 @@ where
             marks: [link_came, tun_came],
             bells: bells.clone(),
         };
-        let placements = [Placement::new(), Placement::new()];
-        // Who is pinned goes nowhere, and who never sleeps is not woken.
-        let calls = (settings.cores.is_none() && !settings.busy_poll).then(|| placements.clone());
-        let [of_process, of_tx] = placements;
-        let rx = RxStage::new(link_rx, tun_rx, sets, wiring, waiting, calls).context(failed)?;
+        let rx = RxStage::new(link_rx, tun_rx, sets, wiring, waiting).context(failed)?;
         let wiring = tx::Wiring {
             to_link: to_link_out,
             to_tun: to_tun_out,
@@ -211,7 +209,7 @@ where
             added: control.gauges.added.clone(),
             bells: bells.clone(),
         };
-        let tx = TxStage::new(link_tx, tun_tx, wiring, waiting, of_tx).context(failed)?;
+        let tx = TxStage::new(link_tx, tun_tx, wiring, waiting);
         let wiring = processor::Wiring {
             from_link,
             from_tun,
@@ -227,10 +225,10 @@ where
             bells: bells.clone(),
         };
         let (facts, gauges) = (control.facts.clone(), control.gauges.clone());
-        let processor =
-            PipelineProcessor::new(process, wiring, path_errors, facts, gauges, waiting, of_process);
-        let processor = processor.context(failed)?;
-        let control = ControlStage::new(control, inbox, to_process, send_datagram, bells).context(failed)?;
+        let processor = PipelineProcessor::new(process, wiring, path_errors, facts, gauges, waiting);
+        let processor = processor.context("cannot create a timer")?;
+        let control = ControlStage::new(control, inbox, to_process, send_datagram, bells, processor.timer());
+        let control = control.context(failed)?;
         let Settings { cores, nice, .. } = settings;
         let checker = ThreadChecker::default();
         Ok(ThreadedEventLoop { rx, processor, tx, control, cores, nice, checker })
@@ -246,11 +244,15 @@ where
         let nice = *nice;
         let [rx_core, process_core, tx_core] = cores.map_or([None; PINNED], |cores| cores.map(Some));
         let bells = control.bells.clone();
+        let others = Others { process: Parked::new(processor), tx: Parked::new(tx), bells: bells.clone() };
         let result = thread::scope(|scope| {
+            let (Others { process, tx, .. }, ended) = (&others, || Ended(bells.clone()));
             let threads = [
-                start(scope, "veil-rx", (rx_core, nice), Ended(bells.clone()), || rx.run()),
-                start(scope, "veil-process", (process_core, nice), Ended(bells.clone()), || processor.run()),
-                start(scope, "veil-tx", (tx_core, nice), Ended(bells.clone()), || tx.run()),
+                start(scope, "veil-rx", (rx_core, nice), ended(), || rx.run(&others)),
+                start(scope, "veil-process", (process_core, nice), ended(), || {
+                    PipelineProcessor::run(process, &bells.process)
+                }),
+                start(scope, "veil-tx", (tx_core, nice), ended(), || TxStage::run(tx, &bells.tx)),
             ];
             let mut result = if threads.iter().all(Result::is_ok) { control.run(stop) } else { Ok(()) };
             // The packets' way: what a stage hands on while it ends finds the next one alive.
@@ -260,6 +262,7 @@ where
             }
             result
         });
+        drop(others);
         self.bring_home();
         for peer in self.control.peers() {
             self.store_endpoint(peer);
@@ -347,8 +350,9 @@ struct Bells {
 
 impl Bells {
     fn new() -> io::Result<Self> {
-        let bell = || Bell::new().map(Arc::new);
-        Ok(Bells { rx: bell()?, process: bell()?, tx: bell()?, control: bell()? })
+        let bell = |bed| Bell::new(bed).map(Arc::new);
+        let (rx, control) = (bell(Bed::Descriptors)?, bell(Bed::Descriptors)?);
+        Ok(Bells { rx, process: bell(Bed::Bell)?, tx: bell(Bed::Bell)?, control })
     }
 }
 

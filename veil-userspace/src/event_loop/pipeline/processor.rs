@@ -4,8 +4,9 @@
 //! before it answers the peer, so that whoever has an answer finds its session here.
 
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use veil_proto::crypto::scrubbed;
@@ -17,17 +18,15 @@ use veil_proto::{Now, PeerId};
 use super::homes::{Away, HomeToRx, take_home};
 use super::marks::{MarkReceiver, MarkSender};
 use super::messages::{ControlOutbox, ToControl, ToProcess};
-use super::placement::Placement;
-use super::{BATCH, BYTES, Bells, PathErrors, SEAL_BYTES, TURNS_PER_LOOK, Waiting};
+use super::parked::Parked;
+use super::{BATCH, BYTES, Bells, PathErrors, SEAL_BYTES, Waiting};
 use crate::control::show::Snapshot;
 use crate::control::status::{Facts, Gauges, snapshot};
-use crate::event_loop::poll::{Interest, Poll, Timer};
+use crate::event_loop::poll::Timer;
 use crate::event_loop::process::Process;
+use crate::event_loop::waker::Bell;
 use crate::frame::{Frame, Inbox, Inner, Opened, Outbox, Receiver, Sealed, Sender, SetName};
 use crate::host::now;
-
-const TIMER: u64 = 1;
-const BELL: u64 = 2;
 
 /// How long a stopping stage waits for the link to take its goodbyes.
 const GOODBYE: u64 = 200 * MILLISECOND;
@@ -37,11 +36,9 @@ pub struct PipelineProcessor {
     pub(super) process: Process,
     pub(super) wiring: Wiring,
     waiting: Waiting,
-    placement: Arc<Placement>,
     path_errors: PathErrors,
     facts: Arc<Facts>,
     gauges: Arc<Gauges>,
-    poll: Poll,
     timer: Timer,
     /// Something may be owed that there was no room for.
     unsettled: bool,
@@ -76,54 +73,62 @@ impl PipelineProcessor {
         facts: Arc<Facts>,
         gauges: Arc<Gauges>,
         waiting: Waiting,
-        placement: Arc<Placement>,
     ) -> std::io::Result<Self> {
-        let (poll, timer) = (Poll::new()?, Timer::new()?);
-        poll.add(timer.as_fd().as_raw_fd(), TIMER, Interest::READ)?;
-        poll.add_edge(wiring.bells.process.fd().as_raw_fd(), BELL)?;
-        let checker = ThreadChecker::default();
+        let (timer, checker) = (Timer::new()?, ThreadChecker::default());
         Ok(PipelineProcessor {
             process,
             wiring,
             waiting,
-            placement,
             path_errors,
             facts,
             gauges,
-            poll,
             timer,
             unsettled: false,
             checker,
         })
     }
 
-    /// Runs until it is told to stop, then works off what RX has handed on and says goodbye to peers. Binds the stage, and
-    /// with it all sessions, to this thread.
-    ///
-    /// # Errors
-    /// The kernel refuses to wait.
-    pub fn run(&mut self) -> Result<()> {
-        // The stack outlives the thread, and the ciphers leave what they made of their keys on it.
-        scrubbed(|| self.work())
+    /// To be watched for edges while it runs; each is to ring its bell.
+    pub(super) fn timer(&self) -> BorrowedFd<'_> {
+        self.timer.as_fd()
     }
 
-    fn work(&mut self) -> Result<()> {
-        self.checker.rebind_to_current();
-        let _entered = self.placement.clone().enter();
-        while !self.wiring.bells.process.is_stopping() {
-            let mut busy = false;
-            for _ in 0..TURNS_PER_LOOK {
-                busy = self.turn(now());
-                if !busy {
-                    break;
+    /// The stage's thread: runs until it is told to stop, then works off what RX has handed on and says goodbye to peers.
+    /// While it sleeps the stage is in `parked`.
+    ///
+    /// # Errors
+    /// The kernel refuses to set a timer.
+    pub fn run(parked: &Parked<&mut Self>, bell: &Bell) -> Result<()> {
+        // The stack outlives the thread, and the ciphers leave what they made of their keys on it.
+        scrubbed(|| {
+            loop {
+                let mut stage = parked.fetch();
+                stage.get_up();
+                if bell.is_stopping() {
+                    return stage.finish(now().mono + GOODBYE);
                 }
-                self.placement.free();
+                if stage.works_off()? && !bell.is_stopping() {
+                    drop(stage);
+                    bell.sleep(None);
+                }
             }
-            if !busy {
-                self.rest(None)?;
-            }
+        })
+    }
+
+    /// Works until there is nothing to do, and lies down. True: it may sleep. It never does where it is to poll.
+    fn works_off(&mut self) -> Result<bool> {
+        while self.turn(now()) {}
+        if self.waiting.comes(|| self.ready()) || !self.waiting.sleeps() {
+            return Ok(false);
         }
-        self.finish(now().mono + GOODBYE)
+        self.lies_down()
+    }
+
+    /// Awake, on this thread, which owns it and all sessions from here on.
+    pub fn get_up(&mut self) {
+        self.wiring.bells.process.get_up();
+        self.checker.rebind_to_current();
+        self.process.hand_over();
     }
 
     /// One batch each way. True if there is more to do.
@@ -290,38 +295,21 @@ impl PipelineProcessor {
         });
     }
 
-    /// Sleeps until there is something to do, a timer is due, or it is `until`.
-    fn rest(&mut self, until: Option<u64>) -> Result<()> {
-        let waiting = self.waiting;
-        if waiting.comes(|| self.ready()) {
-            return Ok(());
-        }
-        let deadline = [self.process.next_deadline(), until].into_iter().flatten().min();
+    /// From here on it is woken for all that concerns it, by its timer as well, which control watches. False: there is
+    /// something to do already.
+    pub fn lies_down(&mut self) -> Result<bool> {
+        let deadline = self.process.next_deadline();
         self.timer.set(deadline).context("cannot set the timer")?;
-        let sleeps = waiting.sleeps();
-        if sleeps {
-            // Whatever it has and cannot go on with waits for somebody else to free something.
-            let wiring = &self.wiring;
-            let starved = self.unsettled
-                || wiring.from_link.has_items()
-                || wiring.from_tun.has_items()
-                || wiring.to_control.holds();
-            wiring.bells.process.lie_down(starved);
-        }
-        let stops = self.wiring.bells.process.is_stopping() && until.is_none();
-        let block = sleeps && !self.ready() && !stops;
-        let count = self.poll.wait(block);
-        if sleeps {
-            self.wiring.bells.process.get_up();
-        }
-        for n in 0..count.context("cannot wait for events")? {
-            let Some(event) = self.poll.event(n) else { break };
-            // The bell's is all in its ringing.
-            if event.token == TIMER {
-                self.timer.reset();
-            }
-        }
-        Ok(())
+        // Whatever it has and cannot go on with waits for somebody else to free something.
+        let wiring = &self.wiring;
+        let starved = self.unsettled
+            || wiring.from_link.has_items()
+            || wiring.from_tun.has_items()
+            || wiring.to_control.holds();
+        wiring.bells.process.lie_down(starved);
+        // What was due before it lay down has not rung for it.
+        let is_due = deadline.is_some_and(|at| at <= now().mono);
+        Ok(!is_due && !self.ready())
     }
 
     /// RX has ended: what it has handed on is worked off and peers are told, as far as there is room until `deadline`.
@@ -331,8 +319,12 @@ impl PipelineProcessor {
             while self.turn(now()) {}
             let wiring = &self.wiring;
             let waits = self.unsettled || wiring.from_link.has_items() || wiring.from_tun.has_items();
-            if waits && now().mono < deadline {
-                self.rest(Some(deadline))?;
+            let left = Duration::from_nanos(deadline.saturating_sub(now().mono));
+            if waits && !left.is_zero() {
+                if self.lies_down()? {
+                    self.wiring.bells.process.sleep(Some(left));
+                }
+                self.wiring.bells.process.get_up();
             } else if closed {
                 return Ok(());
             } else {

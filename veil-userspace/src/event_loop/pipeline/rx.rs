@@ -7,18 +7,19 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use veil_proto::crypto::scrubbed;
 use veil_proto::thread_checker::ThreadChecker;
 
+use super::carry::Others;
 use super::homes::{Away, take_home};
 use super::marks::MarkSender;
-use super::placement::{Placement, QUIET, core};
 use super::{BATCH, Bells, TURNS_PER_LOOK, Waiting};
 use crate::event_loop::added::Underway;
 use crate::event_loop::poll::{Interest, Poll};
 use crate::frame::{Frame, Inner, Outbox, Receiver, Sealed, Sender, WideSet};
 use crate::host::stopwatch;
-use crate::link::LinkRx;
-use crate::tun::TunRead;
+use crate::link::{LinkRx, LinkTx};
+use crate::tun::{TunRead, TunWrite};
 
 const TUN: u64 = 0;
 const LINK: u64 = 1;
@@ -27,6 +28,9 @@ const BELL: u64 = 2;
 /// Calls that read from the TUN before what they brought is handed on: waking the process stage for each super-packet
 /// would cost more than it saves.
 const READS: usize = 2;
+
+/// Nanoseconds that RX may carry at a stretch; as long as it carries it must have slept before.
+const CREDIT: u64 = 200_000;
 
 /// A source of packets: whether there may be something to read, and whether epoll is asked to tell.
 struct Source {
@@ -42,12 +46,12 @@ pub struct RxStage<R, T> {
     pub read: WideSet,
     pub wiring: Wiring,
     waiting: Waiting,
-    /// Whom it calls to its core after a while of quiet: the process stage and TX.
-    calls: Option<[Arc<Placement>; 2]>,
     poll: Poll,
     link_source: Source,
     tun_source: Source,
     underway: [Underway; 2],
+    /// How long it may carry, in nanoseconds.
+    credit: u64,
     checker: ThreadChecker,
 }
 
@@ -70,7 +74,6 @@ impl<R: LinkRx, T: TunRead> RxStage<R, T> {
         sets: [WideSet; 2],
         wiring: Wiring,
         waiting: Waiting,
-        calls: Option<[Arc<Placement>; 2]>,
     ) -> std::io::Result<Self> {
         let poll = Poll::new()?;
         let raw = |fd: BorrowedFd<'_>| fd.as_raw_fd();
@@ -91,25 +94,31 @@ impl<R: LinkRx, T: TunRead> RxStage<R, T> {
             read,
             wiring,
             waiting,
-            calls,
             poll,
             link_source,
             tun_source,
             underway,
+            credit: 0,
             checker,
         })
     }
 
-    /// Runs until it is told to stop. Binds the stage to this thread.
+    /// Runs until it is told to stop, and steps the `others` while they sleep and little comes. Binds the stage to this
+    /// thread.
     ///
     /// # Errors
     /// The link or the TUN is gone, or the kernel refuses to wait.
-    pub fn run(&mut self) -> Result<()> {
+    pub fn run<S: LinkTx, W: TunWrite>(&mut self, others: &Others<'_, S, W>) -> Result<()> {
         self.checker.rebind_to_current();
+        // What the process stage's ciphers leave of their keys, when it is stepped here.
+        scrubbed(|| self.work(others))
+    }
+
+    fn work<S: LinkTx, W: TunWrite>(&mut self, others: &Others<'_, S, W>) -> Result<()> {
         while !self.wiring.bells.rx.is_stopping() {
             let mut busy = false;
             for _ in 0..TURNS_PER_LOOK {
-                busy = self.turn()?;
+                busy = self.turn(others)?;
                 if !busy {
                     break;
                 }
@@ -120,9 +129,11 @@ impl<R: LinkRx, T: TunRead> RxStage<R, T> {
     }
 
     /// One call to each end that has something and may be read. True if there is more to do.
-    pub(super) fn turn(&mut self) -> Result<bool> {
+    pub(super) fn turn<S: LinkTx, W: TunWrite>(&mut self, others: &Others<'_, S, W>) -> Result<bool> {
         self.checker.assert_here();
         self.ready();
+        let idle = self.credit > 0;
+        let mut handed_on = false;
         if self.may_receive() {
             let received = self.link.receive(&mut self.received, &mut self.wiring.from_link, BATCH);
             let received = received.context("cannot receive from the link")?;
@@ -131,7 +142,10 @@ impl<R: LinkRx, T: TunRead> RxStage<R, T> {
             self.underway[0].came(received.runs, stopwatch);
             self.wiring.marks[0].begin(&mut self.underway[0], self.wiring.from_link.pushed());
             if self.wiring.from_link.flush() {
-                self.wiring.bells.process.pushed();
+                handed_on = true;
+                if !idle {
+                    self.wiring.bells.process.pushed();
+                }
             }
         }
         if self.may_read() {
@@ -146,11 +160,19 @@ impl<R: LinkRx, T: TunRead> RxStage<R, T> {
                 }
             }
             self.wiring.marks[1].begin(&mut self.underway[1], self.wiring.from_tun.pushed());
-            if self.wiring.from_tun.flush() {
-                self.wiring.bells.process.pushed();
-            }
+            handed_on |= self.wiring.from_tun.flush();
+        }
+        if handed_on && !(idle && self.carry(others)?) {
+            self.wiring.bells.process.pushed();
         }
         Ok(self.may_receive() || self.may_read())
+    }
+
+    fn carry<S: LinkTx, W: TunWrite>(&mut self, others: &Others<'_, S, W>) -> Result<bool> {
+        let since = stopwatch();
+        let carried = others.carry()?;
+        self.credit = self.credit.saturating_sub(stopwatch().saturating_sub(since));
+        Ok(carried)
     }
 
     fn may_receive(&self) -> bool {
@@ -192,7 +214,11 @@ impl<R: LinkRx, T: TunRead> RxStage<R, T> {
             self.waiting.pause();
         }
         let block = sleeps && !(starved && self.ready()) && !self.wiring.bells.rx.is_stopping();
-        let count = if block { self.sleep() } else { self.poll.wait(false) };
+        let since = stopwatch();
+        let count = self.poll.wait(block);
+        if block {
+            self.credit = CREDIT.min(self.credit + stopwatch().saturating_sub(since));
+        }
         if sleeps {
             self.wiring.bells.rx.get_up();
         }
@@ -213,18 +239,6 @@ impl<R: LinkRx, T: TunRead> RxStage<R, T> {
             }
         }
         Ok(())
-    }
-
-    /// Waits until something happens; after a while of quiet it has the other stages follow on this core.
-    fn sleep(&mut self) -> std::io::Result<usize> {
-        let Some(calls) = &self.calls else { return self.poll.wait(true) };
-        let since = stopwatch();
-        let count = self.poll.wait(true);
-        if stopwatch().saturating_sub(since) >= QUIET {
-            let here = core();
-            calls.iter().for_each(|stage| stage.call(here));
-        }
-        count
     }
 
     /// Has epoll report what is not known to be readable, and nothing that is.

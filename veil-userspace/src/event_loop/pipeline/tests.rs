@@ -1,8 +1,10 @@
 //! The stages stepped by hand, all on one thread, so that the order of things is not left to chance.
 
+use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::*;
+use crate::event_loop::poll::Poll;
 use crate::event_loop::testing::{Far, Near, near_and_far};
 use crate::host::{SystemEntropy, now};
 use crate::link::mem::{MemRx, MemTx};
@@ -21,8 +23,14 @@ fn still() -> (Loop, Near, Far) {
 
 /// RX takes in what has come by the link.
 fn receive(event_loop: &mut Loop) {
+    let others = elsewhere(event_loop);
     event_loop.rx.look(false).unwrap();
-    event_loop.rx.turn().unwrap();
+    event_loop.rx.turn(&others).unwrap();
+}
+
+/// The other stages are with their threads.
+fn elsewhere(event_loop: &Loop) -> Others<'static, MemTx, MemTunTx> {
+    Others { process: Parked::empty(), tx: Parked::empty(), bells: event_loop.control.bells.clone() }
 }
 
 #[test]
@@ -41,8 +49,38 @@ fn where_a_peer_is_can_be_stored_before_its_first_packet_goes_on_to_the_host() {
     assert_eq!(near.state.written.load(Relaxed), 2, "where the peer is");
     assert!(!event_loop.tx.wiring.to_tun.has_items(), "and the host has nothing to answer yet");
     event_loop.processor.hand_on(true);
-    event_loop.tx.turn().unwrap();
+    event_loop.tx.turn();
     assert!(near.host.receive().is_some());
+    event_loop.bring_home();
+    assert_eq!(event_loop.incomplete_set(), None);
+}
+
+#[test]
+fn a_lone_packet_is_carried_through_stages_that_sleep_and_wakes_nobody() {
+    let (mut event_loop, near, mut far) = still();
+    far.initiate();
+    receive(&mut event_loop);
+    event_loop.processor.turn(now());
+    event_loop.control.turn(now()).unwrap();
+    far.answered();
+    receive(&mut event_loop);
+    assert!(!elsewhere(&event_loop).carry().unwrap());
+    let Loop { processor, tx, control, .. } = &mut event_loop;
+    let bells = control.bells.clone();
+    let others = Others { process: Parked::new(processor), tx: Parked::new(tx), bells };
+    assert!(others.carry().unwrap());
+    assert!(near.host.receive().is_some());
+    let is_asleep = |bell: &Bell| {
+        let mut poll = Poll::new().unwrap();
+        poll.add_edge(bell.fd().as_raw_fd(), 0).unwrap();
+        bell.set_bed(Bed::Descriptors);
+        bell.pushed();
+        poll.wait(false).unwrap() == 1
+    };
+    for bell in [&others.bells.process, &others.bells.tx] {
+        assert!(is_asleep(bell), "it lies down again, and whoever has something for it rings");
+    }
+    drop(others);
     event_loop.bring_home();
     assert_eq!(event_loop.incomplete_set(), None);
 }
@@ -56,7 +94,8 @@ fn a_stage_stepped_by_another_thread_than_its_own_is_caught() {
         assert!(why.contains("hand-over without rebind_to_current()"), "{why}");
     };
     let (mut event_loop, ..) = still();
-    is_caught(&mut || drop(event_loop.rx.turn()));
+    let others = elsewhere(&event_loop);
+    is_caught(&mut || drop(event_loop.rx.turn(&others)));
     is_caught(&mut || _ = event_loop.processor.turn(now()));
-    is_caught(&mut || drop(event_loop.tx.turn()));
+    is_caught(&mut || _ = event_loop.tx.turn());
 }

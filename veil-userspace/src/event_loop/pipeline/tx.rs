@@ -2,7 +2,8 @@
 //!
 //! A link that takes no more stops only what goes to it: TX waits for it to be writable, and goes on writing to the TUN.
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -11,10 +12,11 @@ use veil_proto::thread_checker::ThreadChecker;
 
 use super::homes::HomesOfTx;
 use super::marks::MarkReceiver;
-use super::placement::Placement;
+use super::parked::Parked;
 use super::{BATCH, BYTES, Bells, Waiting};
 use crate::event_loop::added::AddedTime;
 use crate::event_loop::poll::{Interest, Poll};
+use crate::event_loop::waker::{Bed, Bell};
 use crate::frame::{Inbox, Opened, Receiver, Sealed};
 use crate::host::now;
 use crate::link::{LinkTx, SendResult};
@@ -30,11 +32,8 @@ pub struct TxStage<S, W> {
     pub tun: W,
     pub wiring: Wiring,
     waiting: Waiting,
-    placement: Arc<Placement>,
-    poll: Poll,
-    /// The link takes no more now; and the descriptor that it waits for, watched, if its service does not tell.
+    /// The link takes no more now.
     blocked: bool,
-    watched: Option<RawFd>,
     checker: ThreadChecker,
 }
 
@@ -50,38 +49,64 @@ pub struct Wiring {
 }
 
 impl<S: LinkTx, W: TunWrite> TxStage<S, W> {
-    pub fn new(
-        link: S,
-        tun: W,
-        wiring: Wiring,
-        waiting: Waiting,
-        placement: Arc<Placement>,
-    ) -> std::io::Result<Self> {
-        let poll = Poll::new()?;
-        poll.add_edge(wiring.bells.tx.fd().as_raw_fd(), BELL)?;
-        if let Some(fd) = link.service_fd() {
-            poll.add(fd.as_raw_fd(), SERVICE, Interest::READ)?;
-        }
-        let checker = ThreadChecker::default();
-        Ok(TxStage { link, tun, wiring, waiting, placement, poll, blocked: false, watched: None, checker })
+    pub fn new(link: S, tun: W, wiring: Wiring, waiting: Waiting) -> Self {
+        TxStage { link, tun, wiring, waiting, blocked: false, checker: ThreadChecker::default() }
     }
 
-    /// Runs until it is told to stop, then sends what is there as far as the link takes it at once; the rest is dropped and
-    /// counted. Binds the stage to this thread.
+    /// The stage's thread: runs until it is told to stop, then sends what is there as far as the link takes it at once; the
+    /// rest is dropped and counted. While it sleeps the stage is in `parked`, unless it waits for the link.
     ///
     /// # Errors
     /// The kernel refuses to wait.
-    pub fn run(&mut self) -> Result<()> {
-        self.checker.rebind_to_current();
-        let _entered = self.placement.clone().enter();
-        while !self.wiring.bells.tx.is_stopping() {
-            if self.turn()? {
-                self.placement.free();
-            } else {
-                self.rest()?;
+    pub fn run(parked: &Parked<&mut Self>, bell: &Bell) -> Result<()> {
+        let mut stage = parked.fetch();
+        let watched = Watch::new(bell, stage.link.service_fd());
+        let mut watch = watched.context("cannot create an epoll instance")?;
+        loop {
+            stage.get_up();
+            if bell.is_stopping() {
+                stage.finish();
+                return Ok(());
             }
+            while stage.turn() {}
+            if stage.waiting.comes(|| stage.ready()) {
+                continue;
+            }
+            let blocked_on = stage.link.blocked_on().filter(|_| stage.blocked).map(|fd| fd.as_raw_fd());
+            watch.follow(blocked_on).context("cannot watch the link for room")?;
+            let bed = watch.bed();
+            bell.set_bed(bed);
+            let block = stage.waiting.sleeps() && stage.lies_down() && !bell.is_stopping();
+            let kept = Some(stage).filter(|stage| stage.blocked);
+            let seen = match bed {
+                Bed::Descriptors => watch.wait(block).context("cannot wait for events")?,
+                Bed::Bell => {
+                    if block {
+                        bell.sleep(None);
+                    }
+                    Seen::default()
+                }
+            };
+            stage = kept.unwrap_or_else(|| parked.fetch());
+            stage.see_to(seen);
         }
-        while self.turn()? {}
+    }
+
+    /// Awake, on this thread.
+    pub fn get_up(&mut self) {
+        self.wiring.bells.tx.get_up();
+        self.checker.rebind_to_current();
+    }
+
+    /// From here on it is woken for what concerns it. False: there is something to do already.
+    pub fn lies_down(&mut self) -> bool {
+        self.wiring.bells.tx.lie_down(false);
+        !self.ready()
+    }
+
+    /// It has been told to stop.
+    fn finish(&mut self) {
+        while self.turn() {}
         self.link.abandon(&mut self.wiring.homes);
         while self.wiring.to_link.refill(BATCH) || !self.wiring.to_link.is_empty() {
             while let Some(run) = self.wiring.to_link.pop() {
@@ -91,11 +116,10 @@ impl<S: LinkTx, W: TunWrite> TxStage<S, W> {
             self.pass_on(true);
         }
         self.pass_on(true);
-        Ok(())
     }
 
     /// One batch each way. True if there is more to do.
-    pub(super) fn turn(&mut self) -> Result<bool> {
+    pub fn turn(&mut self) -> bool {
         self.checker.assert_here();
         let took = self.wiring.to_tun.refill_by(BATCH, BYTES, |run| run.frame.bytes().len());
         self.leaving();
@@ -107,11 +131,11 @@ impl<S: LinkTx, W: TunWrite> TxStage<S, W> {
             let took = self.wiring.to_link.refill_by(BATCH, BYTES, |run| run.frame.bytes().len());
             self.leaving();
             if !self.wiring.to_link.is_empty() || self.link.holds_runs() {
-                self.send()?;
+                self.send();
             }
             self.pass_on(took);
         }
-        Ok(self.ready())
+        self.ready()
     }
 
     /// All that is in hand is about to leave: how old is it?
@@ -121,20 +145,14 @@ impl<S: LinkTx, W: TunWrite> TxStage<S, W> {
         outbound.end(to_link.taken(), &added.outbound);
     }
 
-    fn send(&mut self) -> Result<()> {
+    fn send(&mut self) {
         self.blocked =
             self.link.send(&mut self.wiring.to_link, &mut self.wiring.homes) == SendResult::Blocked;
-        let blocked_on = self.link.blocked_on().filter(|_| self.blocked).map(|fd| fd.as_raw_fd());
-        if blocked_on != self.watched {
-            let watch = || {
-                self.watched.map_or(Ok(()), |fd| self.poll.remove(fd))?;
-                let writable = Interest { read: false, write: true };
-                blocked_on.map_or(Ok(()), |fd| self.poll.add(fd, LINK, writable))
-            };
-            watch().context("cannot watch the link for room")?;
-            self.watched = blocked_on;
-        }
-        Ok(())
+    }
+
+    /// Whether it waits for room in the link, which takes its own thread.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked
     }
 
     /// Publishes the frames that go home; `took`: places in a queue have become free as well.
@@ -152,40 +170,66 @@ impl<S: LinkTx, W: TunWrite> TxStage<S, W> {
         link || self.wiring.to_tun.has_items()
     }
 
-    fn rest(&mut self) -> Result<()> {
-        if self.waiting.comes(|| self.ready()) {
-            return Ok(());
+    fn see_to(&mut self, seen: Seen) {
+        if seen.service {
+            self.link.service(now());
         }
-        let sleeps = self.waiting.sleeps();
-        if sleeps {
-            self.wiring.bells.tx.lie_down(false);
+        if (seen.service || seen.writable) && self.blocked {
+            self.send();
+            self.pass_on(false);
         }
-        let block = sleeps && !self.ready() && !self.wiring.bells.tx.is_stopping();
-        let count = self.poll.wait(block);
-        if sleeps {
-            self.wiring.bells.tx.get_up();
+    }
+}
+
+/// What the thread watches while it sleeps: the link's service, and its socket while that takes no more.
+struct Watch {
+    poll: Poll,
+    link: Option<RawFd>,
+    service: bool,
+}
+
+/// What there was to see.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    writable: bool,
+    service: bool,
+}
+
+impl Watch {
+    fn new(bell: &Bell, service: Option<BorrowedFd<'_>>) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        poll.add_edge(bell.fd().as_raw_fd(), BELL)?;
+        if let Some(fd) = service {
+            poll.add(fd.as_raw_fd(), SERVICE, Interest::READ)?;
         }
-        for n in 0..count.context("cannot wait for events")? {
-            let Some(event) = self.poll.event(n) else { break };
-            match event.token {
-                LINK => self.unblock()?,
-                SERVICE => {
-                    self.link.service(now());
-                    self.unblock()?;
-                }
-                // What has come to nothing on its way sends no run, only word of it.
-                _ => self.leaving(),
-            }
+        Ok(Watch { poll, link: None, service: service.is_some() })
+    }
+
+    /// Watches this descriptor, if any, for room, and no other.
+    fn follow(&mut self, link: Option<RawFd>) -> io::Result<()> {
+        if link != self.link {
+            self.link.map_or(Ok(()), |fd| self.poll.remove(fd))?;
+            let writable = Interest { read: false, write: true };
+            link.map_or(Ok(()), |fd| self.poll.add(fd, LINK, writable))?;
+            self.link = link;
         }
         Ok(())
     }
 
-    /// The link may take more.
-    fn unblock(&mut self) -> Result<()> {
-        if self.blocked {
-            self.send()?;
-            self.pass_on(false);
+    fn bed(&self) -> Bed {
+        if self.service || self.link.is_some() { Bed::Descriptors } else { Bed::Bell }
+    }
+
+    fn wait(&mut self, block: bool) -> io::Result<Seen> {
+        let mut seen = Seen::default();
+        for n in 0..self.poll.wait(block)? {
+            match self.poll.event(n).map(|event| event.token) {
+                Some(LINK) => seen.writable = true,
+                Some(SERVICE) => seen.service = true,
+                // Somebody has rung, which is all that it says.
+                _ => {}
+            }
         }
-        Ok(())
+        Ok(seen)
     }
 }

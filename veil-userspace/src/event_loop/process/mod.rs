@@ -213,6 +213,11 @@ impl Process {
         &self.sessions
     }
 
+    /// Takes all sessions over on this thread: whoever had them must not touch them any more.
+    pub fn hand_over(&mut self) {
+        self.sessions.hand_over();
+    }
+
     /// What is counted here.
     pub fn counters(&self) -> &Arc<ProcessCounters> {
         &self.counters
