@@ -20,6 +20,7 @@ use veil_proto::session::{HEADER_LEN, MIN_DATAGRAM};
 use veil_proto::tunnel::{AHEAD, Outbound, ToHandshakes};
 use veil_userspace::event_loop::process::Process;
 use veil_userspace::frame::{Bounded, Inbox, Opened, Outbox, Sealed, SetName, WideSet};
+use veil_userspace::heap::in_huge_pages;
 use veil_userspace::prefetch::prefetch;
 
 const PEERS: [usize; 2] = [1, 10_000];
@@ -27,11 +28,14 @@ const PEERS: [usize; 2] = [1, 10_000];
 const SIZES: [usize; 2] = [64, 1400];
 /// Packets of one peer in a row.
 const ROWS: [usize; 2] = [8, 1];
+/// Bytes of all that is measured at a time, in huge pages as the daemon's sessions are.
+const BYTES: usize = 512 << 20;
 /// Rows in a turn of the event loop.
 const TURN: usize = 64;
 const TURNS: usize = 4000;
 
 fn main() {
+    in_huge_pages(BYTES).expect("transparent huge pages can be asked for");
     println!("{:>4} {:>5} {:>9} {:>10} {:>10} {:>7}", "", "bytes", "in a row", "ns, 1", "ns, 10000", "more");
     for (size, in_a_row) in SIZES.into_iter().flat_map(|size| ROWS.map(|row| (size, row))) {
         let ends = PEERS.map(|peers| Inward::new(peers, size, in_a_row));

@@ -24,6 +24,7 @@ use crate::event_loop::poll::Signals;
 use crate::event_loop::process::Process;
 use crate::event_loop::single::EventLoop;
 use crate::event_loop::{Parts, ThreadingMode, cores, priority};
+use crate::heap;
 use crate::host::{SystemEntropy, now};
 use crate::link::udp::{DatagramSender, UdpLink, UdpRx, UdpTx};
 #[cfg(feature = "xdp")]
@@ -367,6 +368,7 @@ fn protocol(
             lease: peer.lease,
         })
         .collect();
+    heap::for_peers(settings.len());
     let keys = KeyPair::from_private(private_key);
     let sessions = Sessions::new(&keys.public, &network_secret, &settings, rekey_after.map(nanos));
     let identity = Identity::new(keys, network_secret);

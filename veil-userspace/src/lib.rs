@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod doctor;
 pub mod event_loop;
 pub mod frame;
+pub mod heap;
 pub mod histogram;
 pub mod host;
 pub mod keyfile;

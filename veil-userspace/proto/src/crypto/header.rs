@@ -14,20 +14,25 @@ const BLOCK: usize = 16;
 /// Blocks encrypted in one call: what one call costs besides is worth several blocks.
 const BATCH: usize = 32;
 
+/// A key schedule, on as few cache lines as it can be.
+#[derive(Clone)]
+#[repr(align(64))]
+pub(crate) struct Schedule(Aes128Enc);
+
 /// The header key of one receiver (`hp_key` in `protocol.md`); wiped on drop.
 #[derive(Clone)]
-pub struct HeaderKey(Box<Aes128Enc>);
+pub struct HeaderKey(Box<Schedule>);
 
 impl HeaderKey {
     /// The key of whoever receives under `public`.
     pub fn derive(public: &PublicKey, network: &NetworkSecret) -> Self {
         let mut key = Zeroizing::new([0; BLOCK]);
         receiver_key(public, network, "VEIL/1 header", key.as_mut_slice());
-        HeaderKey(Box::new(Aes128Enc::new((&*key).into())))
+        HeaderKey(Box::new(Schedule(Aes128Enc::new((&*key).into()))))
     }
 
     /// Where the key schedule lies; nothing can be read of it this way.
-    pub(crate) fn schedule(&self) -> &Aes128Enc {
+    pub(crate) fn schedule(&self) -> &Schedule {
         &self.0
     }
 
@@ -73,7 +78,7 @@ impl HeaderKey {
     /// call per round key, and a lone block several times as much.
     #[inline(never)]
     fn encrypt(&self, blocks: &mut [aes::Block]) {
-        self.0.encrypt_blocks(blocks);
+        self.0.0.encrypt_blocks(blocks);
     }
 }
 
@@ -155,7 +160,8 @@ mod tests {
     #[test]
     fn the_mask_is_one_aes_128_block() {
         // FIPS 197 appendix C.1.
-        let aes = HeaderKey(Box::new(Aes128Enc::new(&std::array::from_fn::<u8, 16, _>(|i| i as u8).into())));
+        let key = std::array::from_fn::<u8, 16, _>(|i| i as u8);
+        let aes = HeaderKey(Box::new(Schedule(Aes128Enc::new(&key.into()))));
         let mut datagram = [0; 32];
         for (i, byte) in datagram[16..].iter_mut().enumerate() {
             *byte = 0x11 * i as u8;

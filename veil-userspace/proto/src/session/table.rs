@@ -2,17 +2,27 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::num::NonZeroU32;
 
 use super::TransportSession;
 
 /// A session's place in the table; reused after removal, so it is dropped from all [`Slots`](super::Slots) first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SessionId(u32);
+pub struct SessionId(NonZeroU32);
 
 impl SessionId {
+    const fn new(place: u32) -> Self {
+        // Of so many sessions none would find room in memory.
+        SessionId(NonZeroU32::MIN.saturating_add(place))
+    }
+
+    fn place(self) -> usize {
+        (self.0.get() - 1) as usize
+    }
+
     /// A made-up place, for tests of rules that never look into the table.
     pub const fn for_test(n: u32) -> Self {
-        SessionId(n)
+        SessionId::new(n)
     }
 }
 
@@ -54,11 +64,11 @@ impl SessionTable {
             Some(id) => id,
             None => {
                 self.sessions.push(None);
-                SessionId((self.sessions.len() - 1) as u32)
+                SessionId::new((self.sessions.len() - 1) as u32)
             }
         };
         self.by_index.insert(index, id);
-        self.sessions[id.0 as usize] = Some(session);
+        self.sessions[id.place()] = Some(session);
         id
     }
 
@@ -71,7 +81,7 @@ impl SessionTable {
 
     /// Wipes a session and returns its receiver indices, which may be given out again.
     pub fn remove(&mut self, id: SessionId) -> impl Iterator<Item = u32> + use<> {
-        let session = self.sessions.get_mut(id.0 as usize).and_then(Option::take);
+        let session = self.sessions.get_mut(id.place()).and_then(Option::take);
         let indices = session.map(|session| session.rotator.indices());
         if let Some(indices) = indices.clone() {
             self.free.push(id);
@@ -101,7 +111,7 @@ impl SessionTable {
     /// A session to use.
     #[inline]
     pub fn get(&mut self, id: SessionId) -> Option<&mut TransportSession> {
-        let session = self.sessions.get_mut(id.0 as usize)?.as_deref_mut()?;
+        let session = self.sessions.get_mut(id.place())?.as_deref_mut()?;
         session.assert_owned();
         Some(session)
     }
@@ -109,7 +119,7 @@ impl SessionTable {
     /// A session to look at, on whichever thread.
     #[inline]
     pub(crate) fn peek(&self, id: SessionId) -> Option<&TransportSession> {
-        self.sessions.get(id.0 as usize)?.as_deref()
+        self.sessions.get(id.place())?.as_deref()
     }
 
     /// How many sessions there are.

@@ -18,6 +18,7 @@ pub use probing::Probe;
 
 use std::collections::{HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -163,7 +164,7 @@ struct Peer {
     keepalive_at: u64,
     unanswered_at: u64,
     persistent_at: u64,
-    keepalive_every: Option<u64>,
+    keepalive_every: Option<NonZeroU64>,
     own: Own,
     path_mtu: PathMtu,
     /// Tokens of probes that are owed a reply.
@@ -295,7 +296,7 @@ impl Sessions {
                 quiet_until: 0,
                 wanted: false,
                 asked_at: None,
-                keepalive_every: settings.keepalive,
+                keepalive_every: settings.keepalive.and_then(NonZeroU64::new),
                 flagged: false,
                 handshake_at: None,
                 keepalive_at: NEVER,

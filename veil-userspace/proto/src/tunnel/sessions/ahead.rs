@@ -25,8 +25,9 @@ const CACHED: usize = 1024;
 const LEAD: usize = 6;
 const HOP: usize = 2;
 
-/// Bytes of a [`Peer`] that a datagram needs.
-const PEER: usize = 3 * LINE;
+/// Bytes of a [`Peer`] that a datagram needs, and that a packet does: what is known of the path's width as well.
+const PEER_INBOUND: usize = 2 * LINE;
+const PEER_OUTBOUND: usize = 3 * LINE;
 
 /// What comes next, in its order; what needs nothing fetched, for that was just done for the one before it, is no entry.
 struct Ahead<T> {
@@ -97,7 +98,7 @@ impl Sessions {
         if let Some((session, _)) = session(1) {
             lines(session.opener.key().schedule(), usize::MAX, &mut fetch);
             if let Some(peer) = peer(session) {
-                lines(peer, PEER, &mut fetch);
+                lines(peer, PEER_INBOUND, &mut fetch);
             }
         }
         if let Some(peer) = session(2).and_then(|(session, _)| peer(session)) {
@@ -129,7 +130,7 @@ impl Sessions {
         let peer = |hops| self.peers.get(ahead.item(hops)?.index());
         let current = |peer: &Peer| peer.slots.current().and_then(|id| self.table.peek(id));
         if let Some(peer) = peer(0) {
-            lines(peer, PEER, &mut fetch);
+            lines(peer, PEER_OUTBOUND, &mut fetch);
         }
         if let Some(peer) = peer(1) {
             line(&*peer.counters, &mut fetch);

@@ -5,6 +5,8 @@
 //! applied (a Config only if no later session has brought one), but not acknowledged. A stream dies with its session; what still matters then, its owner says again in
 //! the next one, so every message is the whole of what it says.
 
+use std::num::NonZeroU64;
+
 use super::{Opened, PeerEvent, Sessions};
 use crate::SingleWriter;
 use crate::allowed_ips::IpNet;
@@ -91,8 +93,9 @@ impl Sessions {
         let own = |net: &IpNet| peer.lease_within.iter().any(|allowed| allowed.covers(*net));
         config.addresses.retain(own);
         config.routes.retain(own);
-        if let Some(seconds) = config.keepalive.filter(|&seconds| seconds > 0) {
-            peer.keepalive_every = Some(u64::from(seconds) * SECOND);
+        let every = config.keepalive.and_then(|seconds| NonZeroU64::new(u64::from(seconds) * SECOND));
+        if every.is_some() {
+            peer.keepalive_every = every;
             peer.persistent_at = 0;
             self.deadlines.no_later_than(peer_id.0, peer.persistent_at);
         }

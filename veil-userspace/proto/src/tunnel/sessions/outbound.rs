@@ -108,7 +108,7 @@ impl Sessions {
         peer.flagged = false;
         peer.keepalive_at = NEVER;
         if let Some(every) = peer.keepalive_every {
-            peer.persistent_at = now.mono + every;
+            peer.persistent_at = now.mono + every.get();
         }
         if peer.path_mtu.sent(datagram.len()) {
             self.deadlines.no_later_than(peer_id.0, peer.path_mtu.deadline());

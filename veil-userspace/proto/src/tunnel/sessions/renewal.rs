@@ -127,7 +127,7 @@ impl Sessions {
                 peer.wanted = false;
             }
             if persistent {
-                peer.persistent_at = peer.keepalive_every.map_or(NEVER, |every| now.mono + every);
+                peer.persistent_at = peer.keepalive_every.map_or(NEVER, |every| now.mono + every.get());
             }
             self.deadlines.no_later_than(owner, peer.next_timer().min(sessions_at));
             if unanswered || wanted {
