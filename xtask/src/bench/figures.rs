@@ -125,11 +125,11 @@ pub const FLOODED_ELSEWHERE: &str = "flood-elsewhere";
 pub const STAGES: [(&str, &str); 11] = [
     ("client", "iperf3, sending"),
     ("sender-main", "sending daemon, main thread"),
-    ("sender-rx", "sending daemon, RX"),
+    ("sender-rx", "sending daemon, RX, carrying too"),
     ("sender-process", "sending daemon, process"),
     ("sender-tx", "sending daemon, TX"),
     ("receiver-main", "receiving daemon, main thread"),
-    ("receiver-rx", "receiving daemon, RX"),
+    ("receiver-rx", "receiving daemon, RX, carrying too"),
     ("receiver-process", "receiving daemon, process"),
     ("receiver-tx", "receiving daemon, TX"),
     ("server", "iperf3, receiving"),

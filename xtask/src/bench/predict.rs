@@ -4,7 +4,8 @@
 //! a gigabit costs each of them the same however many there are. So throughput is the smaller of 1 / (the dearest
 //! stage) and cores / (all stages together). Both daemons and both ends of iperf3 are on the one machine, as measured.
 //! It leaves out that threads on cores of their own switch less and wait for memory more, and that a rate may be bound
-//! by waking up: for the cores there are, the prediction stands beside what was measured to show how far it is off.
+//! by waking up. In pipeline mode RX's cost has in it what it carried through stages that slept, which it does as long as its
+//! thread has time: so what is predicted of that stage is rather too low. For the cores there are, the prediction stands beside what was measured to show how far it is off.
 
 use std::fmt::Write;
 
