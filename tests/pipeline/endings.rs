@@ -18,7 +18,7 @@ in_each_mode! {
 }
 
 /// A peer's initiations must be 20 ms apart: one that comes sooner is tried again after five seconds.
-const APART: Duration = Duration::from_millis(25);
+pub const APART: Duration = Duration::from_millis(25);
 
 fn a_restarted_initiator_goes_on(mode: ThreadingMode) {
     restart_without_a_word(mode, 0);

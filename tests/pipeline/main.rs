@@ -23,6 +23,7 @@ mod bad_input;
 mod bad_wire;
 mod chance;
 mod endings;
+mod flood;
 mod many;
 mod narrow_path;
 mod net;

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Instant;
 
 use veil_proto::Entropy;
-use veil_proto::crypto::{KeyPair, PrivateKey};
+use veil_proto::crypto::{KeyPair, PrivateKey, PublicKey};
 use veil_userspace::host::SystemEntropy;
 use veil_userspace::link::mem::MemLink;
 
@@ -157,6 +157,11 @@ impl Net {
     /// What has not arrived by now never will.
     pub fn write_off(&mut self) {
         self.lost = [0, 1].map(|to| self.sent(1 - to) - self.arrived(to));
+    }
+
+    /// What others know a side by.
+    pub fn public_key(&self, who: usize) -> PublicKey {
+        KeyPair::from_private(PrivateKey::from_bytes(self.keys[who])).public
     }
 
     /// How many packets have arrived at a host.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
+use veil_proto::DropCounters;
 use veil_proto::crypto::{KeyPair, NetworkSecret, Psk, PublicKey, Suites, generate_x25519_keypair};
 use veil_proto::handshake::Identity;
 use veil_proto::peer::PeerSettings;
@@ -72,6 +73,7 @@ pub struct Counters {
     pub process: Arc<ProcessCounters>,
     pub sessions: Arc<SessionCounters>,
     pub handshakes: Arc<HandshakeCounters>,
+    pub handshake_drops: Arc<DropCounters>,
     pub handshakes_out: Arc<AtomicU64>,
 }
 
@@ -292,6 +294,7 @@ fn parts(
         process: process.counters().clone(),
         sessions: process.sessions().counters(),
         handshakes: gauges.handshakes.clone(),
+        handshake_drops: gauges.handshake_drops.clone(),
         handshakes_out: gauges.handshakes_out.clone(),
     };
     let parts = Parts {
