@@ -32,13 +32,14 @@ mod pressure;
 mod renewal;
 mod roaming;
 mod side;
+mod super_packets;
 mod wire;
 
 use std::collections::HashSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use side::{MTU, Side, pair};
+use side::{MTU, Setup, Side, pair};
 use veil_userspace::event_loop::ThreadingMode::{self, Pipeline, SingleThreaded};
 use veil_userspace::event_loop::pipeline::Settings;
 use veil_userspace::tun::mem::MemHost;
@@ -130,7 +131,7 @@ fn receive_all(host: &MemHost) -> usize {
 
 /// A lot of packets both ways at once, over a link that is full most of the time.
 fn both_ways(modes: [ThreadingMode; 2], settings: Settings) {
-    let sides = pair(modes, settings, 4);
+    let sides = pair(modes.map(|mode| Setup { settings, ..mode.into() }), 4);
     meet(&sides);
     let got = thread::scope(|scope| {
         let receivers = [&sides[1].host, &sides[0].host].map(|host| scope.spawn(|| receive_all(host)));
@@ -177,7 +178,7 @@ fn packets_cross_between_single_threads_that_never_sleep() {
 /// Sends without end until `sides` are told to stop, at many different moments.
 fn stop_under_load(mode: ThreadingMode) {
     for round in 0..20 {
-        let sides = pair([mode; 2], Settings::default(), 8);
+        let sides = pair([mode.into(); 2], 8);
         meet(&sides);
         let hosts = [sides[0].host.clone(), sides[1].host.clone()];
         let over = std::sync::atomic::AtomicBool::new(false);

@@ -50,11 +50,13 @@ pub struct Setup {
     pub mode: ThreadingMode,
     pub settings: Settings,
     pub timers: Timers,
+    /// TCP and UDP packets are joined for the host.
+    pub joins: bool,
 }
 
 impl From<ThreadingMode> for Setup {
     fn from(mode: ThreadingMode) -> Setup {
-        Setup { mode, settings: Settings::default(), timers: Timers::default() }
+        Setup { mode, settings: Settings::default(), timers: Timers::default(), joins: false }
     }
 }
 
@@ -151,17 +153,14 @@ pub fn link(limit: usize) -> [MemLink; 2] {
 }
 
 /// Two sides joined by a link in memory that holds `limit` runs each way.
-pub fn pair(modes: [ThreadingMode; 2], settings: Settings, limit: usize) -> [Side; 2] {
+pub fn pair(setups: [Setup; 2], limit: usize) -> [Side; 2] {
     let mut entropy = SystemEntropy::new();
     let keys = [(); 2].map(|()| generate_x25519_keypair(&mut entropy));
     let public = [keys[0].public, keys[1].public];
     let other =
         |n: usize| Other { public_key: public[n], host: host(n), endpoint: Some(outside(n).to_string()) };
     let ([a, b], [first, second]) = (link(limit), keys);
-    [
-        Side::start(0, first, &[other(1)], a, Setup { settings, ..modes[0].into() }),
-        Side::start(1, second, &[other(0)], b, Setup { settings, ..modes[1].into() }),
-    ]
+    [Side::start(0, first, &[other(1)], a, setups[0]), Side::start(1, second, &[other(0)], b, setups[1])]
 }
 
 /// One side that knows `others`, and the far end of its link, which somebody else works.
@@ -173,7 +172,8 @@ pub fn alone(keys: KeyPair, others: &[Other], mode: ThreadingMode, limit: usize)
 impl Side {
     /// A side with the name of `number` that knows `others`.
     pub fn start(number: usize, keys: KeyPair, others: &[Other], link: MemLink, setup: Setup) -> Side {
-        let (tun_rx, tun_tx, host) = tun(TUN_QUEUE).expect("descriptors");
+        let (tun_rx, mut tun_tx, host) = tun(TUN_QUEUE).expect("descriptors");
+        tun_tx.join(setup.joins, setup.joins);
         let stop = Arc::new(Waker::new().expect("descriptors"));
         let folder = tempfile::tempdir().expect("a scratch folder");
         let config = configuration(folder.path(), number, others);
