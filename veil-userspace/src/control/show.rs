@@ -275,7 +275,7 @@ mod tests {
         let wanted = "conservation counters drops frames histograms interface link listen mtu offloads peers public_key rung rung_reason threads threads_reason uptime_s xdp";
         assert_eq!(keys.join(" "), wanted);
         let keys: Vec<_> = json["peers"][0].as_object().unwrap().keys().map(String::as_str).collect();
-        let wanted = "allowed_ips drops endpoint last_handshake_s_ago name path_mtu_datagram public_key rx_bytes rx_packets tx_bytes tx_packets";
+        let wanted = "allowed_ips configured_endpoint drops endpoint last_handshake_s_ago name path_mtu_datagram public_key rx_bytes rx_packets tx_bytes tx_packets";
         assert_eq!(keys.join(" "), wanted);
         assert_eq!(json["frames"]["wide-link-rx"], serde_json::json!({"total": 64, "home": 61}));
         assert_eq!(json["conservation"]["opened"], serde_json::json!({"left": 7, "right": 4}));
