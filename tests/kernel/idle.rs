@@ -19,9 +19,10 @@ use crate::xdp::{Link, NATIVE, UDP, finish, goes_by_ring, until};
 const SETTLES: Duration = Duration::from_secs(1);
 const WINDOW: Duration = Duration::from_secs(3);
 /// In that time, all threads of a daemon together: room for some packets of the hosts' own and a timer or two. One thread
-/// that wakes every 100 ms is more; one that never sleeps takes 300 hundredths of a second.
+/// that wakes every 100 ms is more. One that never sleeps takes 300 hundredths of a second; where the machine is busy, or a
+/// virtual one that is not let run, a few are charged to whoever happens to run when a tick comes late.
 const SWITCHES: u64 = 20;
-const TICKS: u64 = 2;
+const TICKS: u64 = 30;
 
 /// What a process has done so far.
 #[derive(Clone, Copy, Debug)]
