@@ -1,4 +1,5 @@
-//! The RX stage: fills frames from the link and from the TUN, and hands them to the process stage.
+//! The RX stage: fills frames from the link and from the TUN, and hands them to the process stage, which it steps itself
+//! while that sleeps and little comes.
 //!
 //! A descriptor is read only with a frame and a place in the queue in hand. Without, it is left alone and remembered as
 //! still readable: the kernel's own queue, socket buffer or TUN, then holds or drops, and counts.
@@ -128,11 +129,12 @@ impl<R: LinkRx, T: TunRead> RxStage<R, T> {
         Ok(())
     }
 
-    /// One call to each end that has something and may be read. True if there is more to do.
+    /// One call to each end that has something and may be read; then what they brought is carried on, or the process stage
+    /// woken for it. True if there is more to do.
     pub(super) fn turn<S: LinkTx, W: TunWrite>(&mut self, others: &Others<'_, S, W>) -> Result<bool> {
         self.checker.assert_here();
         self.ready();
-        let idle = self.credit > 0;
+        let may_carry = self.credit > 0;
         let mut handed_on = false;
         if self.may_receive() {
             let received = self.link.receive(&mut self.received, &mut self.wiring.from_link, BATCH);
@@ -143,7 +145,7 @@ impl<R: LinkRx, T: TunRead> RxStage<R, T> {
             self.wiring.marks[0].begin(&mut self.underway[0], self.wiring.from_link.pushed());
             if self.wiring.from_link.flush() {
                 handed_on = true;
-                if !idle {
+                if !may_carry {
                     self.wiring.bells.process.pushed();
                 }
             }
@@ -162,7 +164,7 @@ impl<R: LinkRx, T: TunRead> RxStage<R, T> {
             self.wiring.marks[1].begin(&mut self.underway[1], self.wiring.from_tun.pushed());
             handed_on |= self.wiring.from_tun.flush();
         }
-        if handed_on && !(idle && self.carry(others)?) {
+        if handed_on && !(may_carry && self.carry(others)?) {
             self.wiring.bells.process.pushed();
         }
         Ok(self.may_receive() || self.may_read())
