@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use veil_proto::crypto::scrubbed;
+use veil_proto::crypto::{scrub_stack, scrubbed};
 use veil_proto::thread_checker::ThreadChecker;
 use veil_proto::time::MILLISECOND;
 use veil_proto::tunnel::{ToHandshakes, ToSessions};
@@ -101,15 +101,18 @@ impl PipelineProcessor {
     pub fn run(parked: &Parked<&mut Self>, bell: &Bell) -> Result<()> {
         // The stack outlives the thread, and the ciphers leave what they made of their keys on it.
         scrubbed(|| {
+            let mut stage = parked.fetch();
             loop {
-                let mut stage = parked.fetch();
                 stage.get_up();
                 if bell.is_stopping() {
                     return stage.finish(now().mono + GOODBYE);
                 }
                 if stage.works_off()? && !bell.is_stopping() {
+                    // Nor does anything of a session stay here that RX may wipe meanwhile.
+                    scrub_stack();
                     drop(stage);
                     bell.sleep(None);
+                    stage = parked.fetch();
                 }
             }
         })

@@ -111,11 +111,6 @@ impl<R: LinkRx, T: TunRead> RxStage<R, T> {
     /// The link or the TUN is gone, or the kernel refuses to wait.
     pub fn run<S: LinkTx, W: TunWrite>(&mut self, others: &Others<'_, S, W>) -> Result<()> {
         self.checker.rebind_to_current();
-        // What the process stage's ciphers leave of their keys, when it is stepped here.
-        scrubbed(|| self.work(others))
-    }
-
-    fn work<S: LinkTx, W: TunWrite>(&mut self, others: &Others<'_, S, W>) -> Result<()> {
         while !self.wiring.bells.rx.is_stopping() {
             let mut busy = false;
             for _ in 0..TURNS_PER_LOOK {
@@ -172,7 +167,8 @@ impl<R: LinkRx, T: TunRead> RxStage<R, T> {
 
     fn carry<S: LinkTx, W: TunWrite>(&mut self, others: &Others<'_, S, W>) -> Result<bool> {
         let since = stopwatch();
-        let carried = others.carry()?;
+        // What the ciphers leave of their keys on this stack must not outlive a session that another thread wipes.
+        let carried = scrubbed(|| others.carry())?;
         self.credit = self.credit.saturating_sub(stopwatch().saturating_sub(since));
         Ok(carried)
     }
