@@ -5,6 +5,7 @@
 //! back. While more comes than RX could carry like that, it wakes them, and the three work side by side.
 
 use anyhow::Result;
+use veil_proto::crypto::scrubbed;
 
 use super::Bells;
 use super::parked::Parked;
@@ -32,7 +33,8 @@ impl<S: LinkTx, W: TunWrite> Others<'_, S, W> {
         };
         process.get_up();
         tx.get_up();
-        process.turn(now());
+        // What the ciphers leave of their keys on this stack must not outlive a session that another thread wipes.
+        scrubbed(|| process.turn(now()));
         tx.turn();
         // What there is left to do is for their own threads.
         let tx_sleeps = tx.lies_down() && !tx.is_blocked();
