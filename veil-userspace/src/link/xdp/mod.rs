@@ -11,6 +11,7 @@
 //! The invariant is that of every link: nothing is lost without a count. Frames of the UMEM never leave this module.
 
 mod ladder;
+mod moderation;
 mod ready;
 mod rx;
 mod status;
@@ -68,7 +69,9 @@ pub fn open(settings: Settings, udp_rx: UdpRx, udp_tx: UdpTx) -> Result<(XdpRx, 
     let ready = Ready::new().context("cannot create an epoll instance")?;
     let to_send = Ready::new().context("cannot create an epoll instance")?;
     let wakers = [ready.waker(), to_send.waker()];
-    let rx = XdpRx::new(udp_rx, take, ready, status.clone())?;
+    // Who never sleeps need not be woken less often.
+    let moderate = settings.busy_poll.is_none();
+    let rx = XdpRx::new(udp_rx, take, ready, moderate, status.clone())?;
     let mut supervisor = Supervisor::new(settings.clone(), mirror, give, wakers, status.clone());
     let lane = supervisor.start();
     if settings.required && lane.is_none() {

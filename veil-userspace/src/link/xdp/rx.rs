@@ -4,15 +4,18 @@
 //! copied out of the UMEM into a wide frame, and the kernel has its frames back before the run is opened.
 
 use super::ladder::RxLane;
-use super::ready::{ERROR, NEW, READ, Ready};
+use super::moderation::Moderation;
+use super::ready::{ERROR, READ, Ready};
 use super::status::XdpStatus;
 use crate::frame::{Frame, MAX_SEGMENTS, Outbox, Sealed, WideFrame, WideSet};
+use crate::host::stopwatch;
 use crate::link::udp::{PathError, UdpRx};
 use crate::link::{Fds, LinkCounters, LinkRx, Received};
 use anyhow::{Context, Result};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::Receiver;
 use veil_proto::{DropReason, Path, SingleWriter};
 use veil_xdp::outer;
@@ -27,6 +30,7 @@ pub struct XdpRx {
     /// Lanes that the supervisor has made; `None` takes the last one back.
     lanes: Receiver<Option<RxLane>>,
     ready: Ready,
+    moderation: Moderation,
     udp_ready: bool,
     calls: u32,
     /// The queue to begin with.
@@ -50,15 +54,28 @@ impl XdpRx {
         udp: UdpRx,
         lanes: Receiver<Option<RxLane>>,
         ready: Ready,
+        moderate: bool,
         status: Arc<XdpStatus>,
     ) -> Result<Self> {
         for fd in udp.fds().into_iter().flatten() {
             ready.add(fd, READ).context("cannot watch the UDP sockets")?;
         }
+        let moderation = Moderation::new(&ready, moderate).context("cannot watch a timer")?;
         let counters = udp.shared_counters();
         // Whatever comes before the first look is not missed.
         let udp_ready = true;
-        Ok(XdpRx { udp, lane: None, lanes, ready, udp_ready, calls: 0, first: 0, status, counters })
+        Ok(XdpRx {
+            udp,
+            lane: None,
+            lanes,
+            ready,
+            moderation,
+            udp_ready,
+            calls: 0,
+            first: 0,
+            status,
+            counters,
+        })
     }
 
     /// Takes over the lane that the supervisor has made, or gives up the one that is no more.
@@ -67,10 +84,7 @@ impl XdpRx {
             // The old one first: a queue has one socket at a time.
             self.lane = None;
             let Some(lane) = lane else { continue };
-            let watched = lane.sockets.iter().try_for_each(|socket| self.ready.add(socket.as_fd(), NEW));
-            if let Err(error) = watched {
-                tracing::warn!("cannot watch an AF_XDP socket: {error}");
-            }
+            self.moderation.watch(lane.sockets.iter().map(AsFd::as_fd), &self.ready);
             self.lane = Some(lane);
         }
     }
@@ -86,7 +100,8 @@ impl XdpRx {
             }
             return;
         };
-        let is_ring = |fd: i32| lane.sockets.iter().any(|socket| socket.as_fd().as_raw_fd() == fd);
+        let alarm = self.moderation.alarm().as_raw_fd();
+        let is_ring = |fd| fd == alarm || lane.sockets.iter().any(|ring| ring.as_fd().as_raw_fd() == fd);
         let (mut udp, mut errors) = (false, false);
         self.ready.look(|fd, events| {
             if !is_ring(fd) {
@@ -97,6 +112,17 @@ impl XdpRx {
         self.udp_ready |= udp;
         if errors {
             self.udp.drain_errors();
+        }
+    }
+
+    /// Before sleeping: has the rings watched, or left to fill.
+    fn rest(&mut self) {
+        let Some(lane) = &self.lane else { return };
+        let counters = &self.status.counters;
+        let packets = counters.ring_received.load(Relaxed).wrapping_add(counters.ring_sent.load(Relaxed));
+        let rings = lane.sockets.iter().map(AsFd::as_fd);
+        if self.moderation.rest(rings, &self.ready, packets, stopwatch()) {
+            counters.ring_held.bump(1);
         }
     }
 
@@ -250,6 +276,9 @@ impl LinkRx for XdpRx {
         }
         more |= self.udp_ready;
         got.more = more;
+        if !more {
+            self.rest();
+        }
         Ok(got)
     }
 

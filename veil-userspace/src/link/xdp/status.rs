@@ -20,6 +20,8 @@ pub struct XdpCounters {
     /// Paths that went over from their socket to the ring, and back.
     pub moves_to_ring: AtomicU64,
     pub moves_to_socket: AtomicU64,
+    /// How often the rings were left to fill, at a high rate, rather than watched.
+    pub ring_held: AtomicU64,
     /// How often sending waited for frames or room in the ring.
     pub ring_blocked: AtomicU64,
     /// Datagrams that were counted as sent and waited for the ring when the lane was given up.
@@ -108,6 +110,7 @@ impl XdpStatus {
             ("ring_received", of(&c.ring_received)),
             ("ring_sent", of(&c.ring_sent)),
             ("ring_refused", of(&c.ring_refused)),
+            ("ring_held", of(&c.ring_held)),
             ("ring_blocked", of(&c.ring_blocked)),
             ("ring_lost", of(&c.ring_lost)),
             ("moves_to_ring", of(&c.moves_to_ring)),
