@@ -15,8 +15,12 @@ fn carries(name: &str, left: Link, right: Link) -> Result<()> {
     if !require_privileges(name) {
         return Ok(());
     }
-    for outer in [Outer::V4, Outer::V6] {
-        let tunnel = start(Hosts::new(name, outer)?, left, right)?;
+    for (outer, gso) in [Outer::V4, Outer::V6].into_iter().flat_map(|outer| [(outer, false), (outer, true)]) {
+        let mut hosts = Hosts::new(name, outer)?;
+        for host in [&mut hosts.left, &mut hosts.right] {
+            host.config = format!("[link]\ngso = {gso}\n{}", host.config);
+        }
+        let tunnel = start(hosts, left, right)?;
         tunnel.ping()?;
         let (near, far) = (&tunnel.hosts.left.namespace, &tunnel.hosts.right.namespace);
         for (from, into, to) in [(near, far, "10.8.0.2"), (far, near, "fd08::1")] {
@@ -29,12 +33,19 @@ fn carries(name: &str, left: Link, right: Link) -> Result<()> {
         {
             if link != UDP {
                 goes_by_ring(daemon, namespace, to)?;
-                // A few by the socket, before the neighbour was known; the bulk by the rings.
                 let all = number(&show(daemon)?["counters"], "datagrams_sent")?;
                 let (sent, received) = (count(daemon, "ring_sent")?, count(daemon, "ring_received")?);
-                ensure!(sent * 10 > all * 9, "{sent} of {all} sent by the ring");
+                let runs = count(daemon, "gso_runs")?;
+                if gso {
+                    // Copied either way: runs by the socket, what is none by the ring.
+                    ensure!(runs > 0 && sent > 0, "{runs} runs by the socket, {sent} datagrams by the ring");
+                } else {
+                    // A few by the socket, before the neighbour was known; the bulk by the rings.
+                    ensure!(runs == 0, "{runs} runs by the socket");
+                    ensure!(sent * 10 > all * 9, "{sent} of {all} sent by the ring");
+                }
                 // Generic mode sees what segmentation offload has joined, and leaves that to the socket.
-                let joined = link == GENERIC && [left, right].contains(&UDP);
+                let joined = link == GENERIC && gso;
                 let wanted = if joined { 1 } else { BYTES / 1500 };
                 ensure!(received >= wanted, "{received} received by the ring");
                 ensure!(count(daemon, "kernel_rx_dropped")? == 0, "the kernel dropped some");

@@ -69,6 +69,8 @@ pub struct TxLane {
     pub spare: Vec<UmemFrame>,
     /// Bytes of the longest Ethernet frame that a frame holds.
     pub longest: usize,
+    /// The kernel makes a packet of its own of each frame.
+    pub copies: bool,
     /// Kept: it is what the sockets are over.
     umem: Umem,
 }
@@ -215,7 +217,13 @@ fn step(
     let receive = umem.rx_ring;
     let (umem, mut frames) = Umem::new(umem)?;
     let to_send = frames.split_off((receive * queues) as usize);
-    let mut tx = TxLane { queues: Vec::new(), spare: to_send, longest: frame_size.longest().into(), umem };
+    let mut tx = TxLane {
+        queues: Vec::new(),
+        spare: to_send,
+        longest: frame_size.longest().into(),
+        copies: bind == BindMode::Copy,
+        umem,
+    };
     let mut rx = RxLane { sockets: Vec::new(), spare: frames, leave: None };
     let mut sockets = Vec::new();
     for queue in 0..queues {

@@ -15,6 +15,8 @@ pub struct XdpCounters {
     /// Datagrams that came and went by the rings.
     pub ring_received: AtomicU64,
     pub ring_sent: AtomicU64,
+    /// Runs that could have gone by the ring and went by the socket, where the kernel works on a run as one packet.
+    pub gso_runs: AtomicU64,
     /// Frames from a ring that were no datagram of ours after all; counted as received and dropped.
     pub ring_refused: AtomicU64,
     /// Paths that went over from their socket to the ring, and back.
@@ -109,6 +111,7 @@ impl XdpStatus {
         let mut all: BTreeMap<String, u64> = [
             ("ring_received", of(&c.ring_received)),
             ("ring_sent", of(&c.ring_sent)),
+            ("gso_runs", of(&c.gso_runs)),
             ("ring_refused", of(&c.ring_refused)),
             ("ring_held", of(&c.ring_held)),
             ("ring_blocked", of(&c.ring_blocked)),

@@ -1,14 +1,15 @@
 //! Which way each path goes: by the ring, with its headers ready, or by its socket.
 //!
 //! An answer holds until the mirror's version changes. A path's way is sticky, since alternating would reorder: to the
-//! ring only when the socket has nothing left of it to send, to the socket at once.
+//! ring only when the socket has nothing left of it to send, to the socket at once. A long run may go by the socket all
+//! the same, where that is cheaper: a detour, after which the same holds.
 
 use super::Settings;
 use super::status::XdpCounters;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
-use veil_proto::Path;
+use veil_proto::{Path, SingleWriter};
 use veil_xdp::next_hop::{Hop, NextHops};
 use veil_xdp::outer::OuterTemplate;
 
@@ -30,6 +31,8 @@ struct Way {
     ring: Option<RingWay>,
     /// It goes by the ring now.
     on_ring: bool,
+    /// But its last run went by the socket.
+    detour: bool,
 }
 
 /// All paths' ways.
@@ -55,14 +58,15 @@ impl Ways {
         self.ways.clear();
     }
 
-    /// The way of `path` by the ring, if that is the way it goes. `socket_idle` says whether its socket has sent
-    /// everything.
+    /// The way of `path` by the ring, if that is the way it goes. `detour` has a run go by the socket that could go by the
+    /// ring; `socket_idle` says whether its socket has sent everything.
     #[inline]
     pub fn ring(
         &mut self,
         path: &Path,
         mirror: &mut NextHops,
         counters: &XdpCounters,
+        detour: bool,
         socket_idle: impl FnOnce() -> bool,
     ) -> Option<&RingWay> {
         if self.interface == 0 {
@@ -72,7 +76,8 @@ impl Ways {
             self.ways.clear();
         }
         let version = mirror.version();
-        let way = self.ways.entry(*path).or_insert(Way { version: 0, ring: None, on_ring: false });
+        let way =
+            self.ways.entry(*path).or_insert(Way { version: 0, ring: None, on_ring: false, detour: false });
         if way.version != version {
             way.version = version;
             way.ring = resolve(path, mirror, self.interface, self.port, self.udp_checksum);
@@ -82,10 +87,16 @@ impl Ways {
             }
         }
         let ring = way.ring.as_ref()?;
+        if detour {
+            way.detour = true;
+            counters.gso_runs.bump(1);
+            return None;
+        }
+        if (!way.on_ring || way.detour) && !socket_idle() {
+            return None;
+        }
+        way.detour = false;
         if !way.on_ring {
-            if !socket_idle() {
-                return None;
-            }
             way.on_ring = true;
             counters.moves_to_ring.fetch_add(1, Relaxed);
         }
