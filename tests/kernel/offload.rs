@@ -9,6 +9,7 @@ use veil_lab::{
     Namespace, Transfer, ping, require_privileges, require_program, set_udp_segment, uninterrupted,
 };
 use veil_tests::{assert_conserved, number, show};
+use veil_userspace::event_loop::process::gso_max_sizes;
 
 use crate::tunnel::{Hosts, Outer, PATIENCE, Tunnel};
 
@@ -276,6 +277,27 @@ fn on_a_narrow_path_tcp_is_cut_shorter_and_udp_goes_in_pieces() -> Result<()> {
     let after = show(&tunnel.left)?;
     ensure!(fragmented(&after)? >= fragmented(&before)? + 20 * 29, "UDP goes in pieces: {after:#}");
     ensure!(Instant::now() < deadline, "a wait was met");
+    tunnel.assert_conserved()
+}
+
+#[test]
+fn the_host_is_told_how_long_a_super_packet_fits_one_run() -> Result<()> {
+    if !require_privileges("the_host_is_told_how_long_a_super_packet_fits_one_run") {
+        return Ok(());
+    }
+    let mut hosts = Hosts::new("gso-size", Outer::V4)?;
+    hosts.right.config = hosts.right.config.replacen("[interface]\n", "[interface]\noffload = false\n", 1);
+    let tunnel = hosts.start()?;
+    for (host, interface, offload) in [
+        (&tunnel.hosts.left, &tunnel.hosts.left.interface, true),
+        (&tunnel.hosts.right, &tunnel.hosts.right.interface, false),
+    ] {
+        let shown = host.namespace.exec(["ip", "-details", "-json", "link", "show", interface])?;
+        let shown: Value = serde_json::from_str(&shown)?;
+        let (mtu, size) = (number(&shown[0], "mtu")?, number(&shown[0], "gso_max_size")?);
+        let wanted = if offload { u64::from(gso_max_sizes(mtu as u16)[1]) } else { 65_536 };
+        ensure!(size == wanted, "{size} bytes, not {wanted}: {shown:#}");
+    }
     tunnel.assert_conserved()
 }
 

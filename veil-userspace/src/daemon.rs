@@ -21,7 +21,7 @@ use crate::control::state::{self, StateFile};
 use crate::control::status::{Facts, Gauges};
 use crate::event_loop::pipeline::{self, Joints, PathErrors, ThreadedEventLoop};
 use crate::event_loop::poll::Signals;
-use crate::event_loop::process::Process;
+use crate::event_loop::process::{Process, gso_max_sizes};
 use crate::event_loop::single::EventLoop;
 use crate::event_loop::{Parts, ThreadingMode, cores, priority};
 use crate::heap;
@@ -332,6 +332,11 @@ fn configure_host(config: &Config) -> Result<()> {
     let mut netlink = Netlink::open()?;
     let index = netlink.link_index(&config.name)?;
     netlink.set_link_up_mtu(index, config.mtu.into())?;
+    if config.offload
+        && let Err(error) = netlink.set_gso_max_sizes(index, gso_max_sizes(config.mtu))
+    {
+        tracing::debug!("a super-packet takes two runs: {error:#}");
+    }
     for &address in &config.addresses {
         netlink.add_address(index, address)?;
     }

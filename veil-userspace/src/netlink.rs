@@ -65,6 +65,18 @@ impl Netlink {
         self.set_link(index, mtu, LinkFlags::Up, " and switch it on")
     }
 
+    /// Sets how long the super-packets may be that the host gives the interface, over IPv4 (Linux 6.3, before that as over
+    /// IPv6) and over IPv6.
+    pub fn set_gso_max_sizes(&mut self, index: u32, [ipv4, ipv6]: [u32; 2]) -> Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes = vec![LinkAttribute::GsoMaxSize(ipv6), LinkAttribute::GsoIpv4MaxSize(ipv4)];
+        self.ask(RouteNetlinkMessage::SetLink(message), NLM_F_ACK).map(drop).map_err(|e| {
+            let what = format!("cannot set the longest super-packets of {}", self.name(index));
+            e.told(&what, "Linux 4.17 or later can")
+        })
+    }
+
     /// Sets the interface's MTU and nothing else.
     pub fn set_mtu(&mut self, index: u32, mtu: u32) -> Result<()> {
         self.set_link(index, mtu, LinkFlags::empty(), "")

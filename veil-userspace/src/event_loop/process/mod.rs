@@ -21,6 +21,7 @@ use crate::frame::{Outbox, Sealed, SetName, WideSet};
 use crate::histogram::Histogram;
 use inbound::Whole;
 use outbound::Runs;
+pub use outbound::gso_max_sizes;
 use waiting::Waiting;
 
 /// Frames to seal into: one for each peer that a batch may address, and those on their way out.

@@ -5,7 +5,10 @@
 //! datagrams of a run are of one size: one slightly shorter is padded up, a shorter one ends the run, a longer one begins
 //! the next. Super-packets are [`split`] while they are sealed.
 
+mod gso_max_size;
 mod split;
+
+pub use gso_max_size::gso_max_sizes;
 
 use veil_proto::SingleWriter;
 use veil_proto::mux::checksum::{finish, sender_partial};
