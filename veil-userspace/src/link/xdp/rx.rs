@@ -20,6 +20,10 @@ use std::sync::mpsc::Receiver;
 use veil_proto::{DropReason, Path, SingleWriter};
 use veil_xdp::outer;
 
+/// Packets taken off a ring before their frames go back, and in one call before any of them is opened: few calls cut a run
+/// short, and few packets wait for many.
+const PACKETS: usize = 64;
+const CALL_PACKETS: usize = 4 * PACKETS;
 /// Calls that may find the rings busy before the sockets are looked at all the same.
 const CALLS_PER_LOOK: u32 = 16;
 
@@ -140,44 +144,50 @@ impl XdpRx {
         *first = (*first + 1) % queues.max(1);
         let mut came = 0;
         for n in 0..queues {
-            // Each may turn out to be a run of its own.
-            let room = set.home_count().min(out.room()).min(budget - got.runs);
-            if room == 0 {
-                break;
-            }
             let socket = &mut sockets[(*first + n) % queues];
-            let kept = spare.len();
-            let count = socket.receive(spare, room);
-            if count == 0 {
-                continue;
-            }
-            came += count;
-            let (mut filling, mut bytes) = (None, 0);
-            for packet in &spare[kept..] {
-                let Some(outer) = outer::parse(packet.bytes()) else {
-                    // Steering passes such frames; a driver's mistake, or somebody else's program.
-                    status.counters.ring_refused.bump(1);
-                    counters.receive_drops.count(DropReason::BadHeader);
-                    continue;
-                };
-                let payload = &packet.bytes()[outer.payload.clone()];
-                bytes += payload.len();
-                if payload.is_empty() {
-                    counters.receive_drops.count(DropReason::TooShort);
-                    continue;
+            let (mut filling, mut bytes, mut packets) = (None, 0, 0);
+            while packets < CALL_PACKETS {
+                // Each may turn out to be a run of its own, beside the one being filled.
+                let places = set.home_count().min(out.room()).min(budget - got.runs);
+                let room = places.saturating_sub(usize::from(filling.is_some())).min(PACKETS);
+                if room == 0 {
+                    break;
                 }
-                let path = Path::to(outer.from).from_local(outer.to);
-                filling = append(filling, payload, path, outer.tos, set, out, counters, got);
+                let kept = spare.len();
+                let count = socket.receive(spare, room);
+                packets += count;
+                for packet in &spare[kept..] {
+                    let Some(outer) = outer::parse(packet.bytes()) else {
+                        // Steering passes such frames; a driver's mistake, or somebody else's program.
+                        status.counters.ring_refused.bump(1);
+                        counters.receive_drops.count(DropReason::BadHeader);
+                        continue;
+                    };
+                    let payload = &packet.bytes()[outer.payload.clone()];
+                    bytes += payload.len();
+                    if payload.is_empty() {
+                        counters.receive_drops.count(DropReason::TooShort);
+                        continue;
+                    }
+                    let path = Path::to(outer.from).from_local(outer.to);
+                    filling = append(filling, payload, path, outer.tos, set, out, counters, got);
+                }
+                // Where packets are received does not matter: their frames go back before anything is opened.
+                if count > 0
+                    && let Err(error) = socket.fill(spare)
+                {
+                    tracing::debug!("AF_XDP fill ring: {error}");
+                }
+                if count < room {
+                    break;
+                }
             }
-            status.counters.ring_received.bump(count as u64);
-            counters.received(count, bytes);
             if let Some(filling) = filling {
                 finish(filling, set, out, counters, got);
             }
-            // Where packets are received does not matter: their frames go back before anything is opened.
-            if let Err(error) = socket.fill(spare) {
-                tracing::debug!("AF_XDP fill ring: {error}");
-            }
+            came += packets;
+            status.counters.ring_received.bump(packets as u64);
+            counters.received(packets, bytes);
         }
         came
     }
