@@ -36,7 +36,7 @@ fn carries(name: &str, left: Link, right: Link) -> Result<()> {
                 let all = number(&show(daemon)?["counters"], "datagrams_sent")?;
                 let (sent, received) = (count(daemon, "ring_sent")?, count(daemon, "ring_received")?);
                 let runs = count(daemon, "gso_runs")?;
-                if gso {
+                if gso && link == NATIVE {
                     // Copied either way: runs by the socket, what is none by the ring.
                     ensure!(runs > 0 && sent > 0, "{runs} runs by the socket, {sent} datagrams by the ring");
                 } else {

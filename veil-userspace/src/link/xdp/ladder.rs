@@ -69,7 +69,8 @@ pub struct TxLane {
     pub spare: Vec<UmemFrame>,
     /// Bytes of the longest Ethernet frame that a frame holds.
     pub longest: usize,
-    /// The kernel makes a packet of its own of each frame.
+    /// The kernel makes a packet of its own of each frame, natively. (In generic mode a run would reach a peer of that mode by
+    /// another way than what is none, and each be overtaken by the other.)
     pub copies: bool,
     /// Kept: it is what the sockets are over.
     umem: Umem,
@@ -221,7 +222,7 @@ fn step(
         queues: Vec::new(),
         spare: to_send,
         longest: frame_size.longest().into(),
-        copies: bind == BindMode::Copy,
+        copies: attach == AttachMode::Native && bind == BindMode::Copy,
         umem,
     };
     let mut rx = RxLane { sockets: Vec::new(), spare: frames, leave: None };

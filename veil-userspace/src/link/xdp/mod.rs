@@ -3,7 +3,7 @@
 //! What the steering program is sure of comes by the rings ([`XdpRx`]); everything else, and everything while the link is
 //! on a lower rung, comes by the sockets. A path goes out by the ring ([`XdpTx`]) when the mirror of the kernel's tables
 //! knows its next hop; otherwise by its socket, which is also how the kernel comes to know the hop. Runs go out by the
-//! socket in copy mode, too, where GSO is cheaper. `ladder` climbs as high as the interface allows, and `supervisor` steps
+//! socket in native copy mode, too, where GSO is cheaper. `ladder` climbs as high as the interface allows, and `supervisor` steps
 //! down and up again while the tunnel runs.
 //!
 //! Packets are copied once between UMEM and wide frames, so that the rest of the daemon sees runs as the UDP link makes

@@ -3,9 +3,9 @@
 //! A datagram is copied from its run into a frame of the UMEM, behind headers that were made ready when its next hop was
 //! resolved. What the ring does not take waits in order; a path never overtakes itself.
 //!
-//! In copy mode the kernel makes a packet of each frame and takes it through the driver singly, where a GSO run from a socket
-//! is one packet for most of the way, or all of it on a NIC that cuts it. So there runs go by the socket, if it has GSO,
-//! and what is too short for a run by the ring.
+//! In native copy mode the kernel makes a packet of each frame and takes it through the driver singly, where a GSO run from
+//! a socket is one packet for most of the way, or all of it on a NIC that cuts it. So there runs go by the socket, if it
+//! has GSO and nothing is on its way by the ring, and what is too short for a run goes by the ring.
 
 use super::Settings;
 use super::ladder::{TxLane, TxQueue};
@@ -25,7 +25,7 @@ use veil_xdp::{HEADROOM, Kicked};
 
 /// Runs that wait for the sockets.
 const TO_UDP: usize = 128;
-/// Datagrams that make it worth sending a run by the socket in copy mode.
+/// Datagrams that make it worth sending a run by the socket in native copy mode.
 const GSO_PAYS: usize = 4;
 /// Completions of zero-copy make no event: somebody who waits for them looks again after this long, in nanoseconds.
 const COMPLETIONS: u32 = 1_000_000;
@@ -186,8 +186,7 @@ impl XdpTx {
             let way = lane.as_mut().and_then(|lane| {
                 let idle = || to_udp.is_empty() && udp.is_idle(&run.path);
                 let gso = lane.copies && done == 0 && run.datagrams() >= GSO_PAYS && udp.max_segments() > 1;
-                // Not past what waits for the ring.
-                let detour = gso && lane.flush();
+                let detour = gso && lane.is_idle();
                 let way = ways.ring(&run.path, &mut supervisor.mirror, &status.counters, detour, idle)?;
                 // A datagram that the interface does not take is for the socket to refuse, so that its size is learned.
                 let longest = if run.segment == 0 { run.frame.bytes().len() } else { run.segment.into() };
@@ -224,13 +223,13 @@ impl XdpTx {
 }
 
 impl TxLane {
-    /// Hands everything pending to the kernel. True if nothing is left.
-    fn flush(&mut self) -> bool {
+    /// Hands everything pending to the kernel. True if it has sent all of it, and nothing can be overtaken.
+    fn is_idle(&mut self) -> bool {
         let TxLane { queues, spare, .. } = self;
-        let pending = queues.iter_mut().filter(|queue| !queue.pending.is_empty());
-        pending.fold(true, |all, queue| {
+        let busy = |queue: &TxQueue| !queue.pending.is_empty() || queue.socket.outstanding() > 0;
+        queues.iter_mut().filter(|queue| busy(queue)).fold(true, |idle, queue| {
             flush(queue, spare);
-            all && queue.pending.is_empty()
+            idle && !busy(queue)
         })
     }
 }
