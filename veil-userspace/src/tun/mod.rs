@@ -24,12 +24,13 @@ use veil_proto::DropCounters;
 pub const DATAGRAM_HEADER_LEN: usize = 16;
 
 /// Bytes read in one call, at most one packet more: a full super-packet, or as much in short ones. A second would make the
-/// first wait until both are sealed, which costs more than the system calls that it saves.
-const CALL_BYTES: usize = 60 << 10;
+/// first wait until both are sealed, which costs more than the system calls that it saves. Less than what TCP fills
+/// super-packets with here (`gso_max_sizes`).
+const CALL_BYTES: usize = 56 << 10;
 
 /// The reading end of a TUN.
 pub trait TunRead {
-    /// Reads packets, one per frame of `set`, and pushes them to `out`, at most `budget`, or 60 KiB and one more.
+    /// Reads packets, one per frame of `set`, and pushes them to `out`, at most `budget`, or 56 KiB and one more.
     ///
     /// Unused frames are back in `set` when this returns. An error means that the device is gone.
     fn receive(

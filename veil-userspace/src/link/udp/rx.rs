@@ -2,8 +2,8 @@
 //!
 //! The RX stage calls `receive` when a socket is readable. One `recvmmsg` fills up to 32 frames; with `UDP_GRO` each
 //! frame is a run of up to 64 datagrams of one sender. The batch asks for about twice what came last time, so that a
-//! quiet link does not pay for setting up 32 messages; of large runs it asks for fewer, so that they are opened while they
-//! are warm in the cache. The invariant: frames taken are pushed or given back before
+//! quiet link does not pay for setting up 32 messages; full runs come one by one, so that each is opened while it is warm in
+//! the cache, and none waits for another. The invariant: frames taken are pushed or given back before
 //! returning.
 
 use super::batch::{BATCH, ReceiveBatch};
@@ -22,9 +22,9 @@ use veil_proto::{DropReason, Path};
 const ERRORS_PER_CALL: usize = 8;
 
 /// Bytes received from one socket in one call, at most one batch more: they are opened before the first is written, so
-/// few keep all of them young.
-const CALL_BYTES: usize = 64 << 10;
-/// Messages asked for at least.
+/// few keep all of them young. Less than a full run, so that one comes alone.
+const CALL_BYTES: usize = 56 << 10;
+/// Messages asked for at least, unless they are long.
 const LEAST: usize = 4;
 
 /// The receiving end of a UDP link.
@@ -108,7 +108,7 @@ impl UdpRx {
                 Ok(filled) => {
                     let brought = self.deliver(socket, set, out, got);
                     let warm = CALL_BYTES * filled / brought.max(1);
-                    self.ask = (2 * filled).min(warm).clamp(LEAST, BATCH);
+                    self.ask = (2 * filled).max(LEAST).min(warm).clamp(1, BATCH);
                     bytes += brought;
                     if filled < asked {
                         return Ok(true);

@@ -296,6 +296,32 @@ fn receiving_stops_at_the_budget_and_says_that_there_is_more() {
 }
 
 #[test]
+fn full_runs_come_one_by_one_and_short_ones_together() {
+    let (mut a, mut b) = (Side::new(), Side::new());
+    let path = to(Ipv4Addr::LOCALHOST, b.port);
+    let mut brought = |len: usize, runs: usize| {
+        for _ in 0..runs {
+            a.queue(path, &vec![7; len], 1000, 0);
+        }
+        assert_eq!(a.send(), SendResult::Drained);
+        let mut brought = Vec::new();
+        while brought.iter().sum::<usize>() < runs {
+            brought.push(b.rx.receive(&mut b.receive, &mut b.out, 64).unwrap().runs);
+            while let Some(run) = crate::frame::Inbox::pop(&mut b.out) {
+                run.frame.home(&mut b.receive);
+            }
+        }
+        brought
+    };
+    let full = brought(60_000, 9);
+    assert!(
+        full.len() >= 6 && full[1..].iter().all(|&runs| runs == 1),
+        "nothing was known before the first: {full:?}"
+    );
+    assert_eq!(brought(100, 20), [20]);
+}
+
+#[test]
 fn a_port_in_use_is_named_with_the_cure() {
     let taken = Side::new();
     let Err(error) = UdpLink::open(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), taken.port), 0) else {
