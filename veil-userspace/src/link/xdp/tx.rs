@@ -12,7 +12,7 @@ use super::ladder::{TxLane, TxQueue};
 use super::ready::{Alarm, NEW, READ, ROOM, Ready};
 use super::status::XdpStatus;
 use super::supervisor::{Supervisor, Verdict};
-use super::ways::Ways;
+use super::ways::{BySocket, RingWay, Ways};
 use crate::frame::{Bounded, Home, Inbox, Outbox, Sealed};
 use crate::link::udp::{UdpTx, outer_tos};
 use crate::link::{LinkCounters, LinkTx, SendResult};
@@ -116,7 +116,7 @@ impl XdpTx {
     /// Sends `run` from byte `done` on, by the ring. `Err`: where it has to go on when there is room again.
     fn by_ring(
         lane: &mut TxLane,
-        way: &super::ways::RingWay,
+        way: &RingWay,
         run: &Sealed,
         mut done: usize,
         tos: u8,
@@ -183,7 +183,7 @@ impl XdpTx {
         loop {
             let Some((run, done)) = self.held.take().or_else(|| Some((runs.pop()?, 0))) else { return false };
             let XdpTx { udp, to_udp, lane, ways, supervisor, status, dscp, .. } = self;
-            let way = lane.as_mut().and_then(|lane| {
+            let way = lane.as_mut().ok_or(BySocket::Way).and_then(|lane| {
                 let idle = || to_udp.is_empty() && udp.is_idle(&run.path);
                 let gso = lane.copies && done == 0 && run.datagrams() >= GSO_PAYS && udp.max_segments() > 1;
                 let detour = gso && lane.is_idle();
@@ -191,19 +191,23 @@ impl XdpTx {
                 // A datagram that the interface does not take is for the socket to refuse, so that its size is learned.
                 let longest = if run.segment == 0 { run.frame.bytes().len() } else { run.segment.into() };
                 let fits = longest <= way.most && way.template.len() + longest <= lane.longest;
-                fits.then_some((lane, way))
+                if fits { Ok((lane, way)) } else { Err(BySocket::Way) }
             });
-            let Some((lane, way)) = way else {
-                if to_udp.room() == 0 {
-                    udp.send(to_udp, home);
+            let (lane, way) = match way {
+                Ok(way) => way,
+                Err(why) => {
+                    if to_udp.room() == 0 {
+                        udp.send(to_udp, home);
+                    }
+                    // What is left of a run goes with the whole of it: the datagrams sent already are dropped there as
+                    // replayed, which is better than losing the rest.
+                    if let Err(run) = to_udp.push(run) {
+                        self.held = Some((run, done));
+                        return true;
+                    }
+                    status.counters.gso_runs.bump(u64::from(why == BySocket::Detour));
+                    continue;
                 }
-                // What is left of a run goes with the whole of it: the datagrams sent already are dropped there as
-                // replayed, which is better than losing the rest.
-                if let Err(run) = to_udp.push(run) {
-                    self.held = Some((run, done));
-                    return true;
-                }
-                continue;
             };
             let total = run.frame.bytes().len();
             match Self::by_ring(lane, way, &run, done, outer_tos(*dscp, run.tos)) {

@@ -9,7 +9,7 @@ use super::status::XdpCounters;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
-use veil_proto::{Path, SingleWriter};
+use veil_proto::Path;
 use veil_xdp::next_hop::{Hop, NextHops};
 use veil_xdp::outer::OuterTemplate;
 
@@ -24,6 +24,15 @@ pub struct RingWay {
     /// Spreads paths over queues.
     pub spread: usize,
     hop: Hop,
+}
+
+/// Why a run goes by the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BySocket {
+    /// Its path goes there.
+    Way,
+    /// It is cheaper there.
+    Detour,
 }
 
 struct Way {
@@ -60,6 +69,9 @@ impl Ways {
 
     /// The way of `path` by the ring, if that is the way it goes. `detour` has a run go by the socket that could go by the
     /// ring; `socket_idle` says whether its socket has sent everything.
+    ///
+    /// # Errors
+    /// It goes by its socket.
     #[inline]
     pub fn ring(
         &mut self,
@@ -68,9 +80,9 @@ impl Ways {
         counters: &XdpCounters,
         detour: bool,
         socket_idle: impl FnOnce() -> bool,
-    ) -> Option<&RingWay> {
+    ) -> Result<&RingWay, BySocket> {
         if self.interface == 0 {
-            return None;
+            return Err(BySocket::Way);
         }
         if self.ways.len() >= MOST && !self.ways.contains_key(path) {
             self.ways.clear();
@@ -86,21 +98,20 @@ impl Ways {
                 counters.moves_to_socket.fetch_add(1, Relaxed);
             }
         }
-        let ring = way.ring.as_ref()?;
+        let ring = way.ring.as_ref().ok_or(BySocket::Way)?;
         if detour {
             way.detour = true;
-            counters.gso_runs.bump(1);
-            return None;
+            return Err(BySocket::Detour);
         }
         if (!way.on_ring || way.detour) && !socket_idle() {
-            return None;
+            return Err(BySocket::Way);
         }
         way.detour = false;
         if !way.on_ring {
             way.on_ring = true;
             counters.moves_to_ring.fetch_add(1, Relaxed);
         }
-        Some(ring)
+        Ok(ring)
     }
 
     /// Has the neighbours in use confirmed that the kernel has not heard of lately.
