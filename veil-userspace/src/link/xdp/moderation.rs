@@ -47,6 +47,8 @@ pub struct Moderation {
     alarm: Alarm,
     allowed: bool,
     watched: bool,
+    /// They could not be watched, and that has been said.
+    refused: bool,
     rate: Rate,
 }
 
@@ -55,7 +57,7 @@ impl Moderation {
     pub fn new(ready: &Ready, allowed: bool) -> io::Result<Self> {
         let alarm = Alarm::new()?;
         ready.add(alarm.as_fd(), NEW)?;
-        Ok(Moderation { alarm, allowed, watched: false, rate: Rate::default() })
+        Ok(Moderation { alarm, allowed, watched: false, refused: false, rate: Rate::default() })
     }
 
     /// There are new rings: has them watched.
@@ -66,8 +68,10 @@ impl Moderation {
         });
         self.watched = watched.is_ok();
         if let Err(error) = watched {
-            tracing::warn!("cannot watch an AF_XDP socket, looking by the clock instead: {error}");
             self.alarm.set(LONGEST as u32);
+            if !std::mem::replace(&mut self.refused, true) {
+                tracing::warn!("cannot watch an AF_XDP socket, looking by the clock instead: {error}");
+            }
         }
     }
 
