@@ -17,5 +17,5 @@ pub(crate) mod testing;
 mod tests;
 
 pub use coalesce::{Coalescer, MAX_REFUSALS, Sink};
-pub use headers::{Headers, Transport};
+pub use headers::{Headers, IPV4_LEN, IPV6_LEN, Transport};
 pub use split::Segments;

@@ -5,12 +5,11 @@
 //! for the device to say.
 
 use super::{MAX_DATAGRAMS, MAX_RUN};
+use crate::tun::offload::{IPV4_LEN, IPV6_LEN};
 use veil_proto::mux::frame::HEADER_LEN as MUX_HEADER;
 use veil_proto::session::MIN_DATAGRAM;
 
-/// Bytes of the headers of IPv4 (RFC 791), IPv6 (RFC 8200) and TCP (RFC 9293) without options.
-const IPV4_HEADER: usize = 20;
-const IPV6_HEADER: usize = 40;
+/// Bytes of a TCP header without options (RFC 9293 3.1).
 const TCP_HEADER: usize = 20;
 /// What the kernel keeps free for headers (include/net/tcp.h); 256 in small configurations.
 const MAX_TCP_HEADER: usize = 320;
@@ -24,7 +23,7 @@ const GSO_LEGACY_MAX_SIZE: usize = 65_536;
 pub fn gso_max_sizes(mtu: u16) -> [u32; 2] {
     let mtu = usize::from(mtu);
     let segments = (MAX_RUN / (MUX_HEADER + mtu + MIN_DATAGRAM)).clamp(1, MAX_DATAGRAMS);
-    [IPV4_HEADER, IPV6_HEADER].map(|ip| {
+    [IPV4_LEN, IPV6_LEN].map(|ip| {
         let payload = segments * mtu.saturating_sub(ip + TCP_HEADER);
         (payload + MAX_TCP_HEADER + 1).min(GSO_LEGACY_MAX_SIZE) as u32
     })
@@ -40,7 +39,7 @@ mod tests {
     fn tcp_makes_as_many_segments_as_one_run_holds() {
         for mtu in 1280..=9000 {
             let datagram = MUX_HEADER + mtu + MIN_DATAGRAM;
-            for (size, ip) in gso_max_sizes(mtu as u16).into_iter().zip([IPV4_HEADER, IPV6_HEADER]) {
+            for (size, ip) in gso_max_sizes(mtu as u16).into_iter().zip([IPV4_LEN, IPV6_LEN]) {
                 for (kept_free, options) in [(320, 0), (320, TIMESTAMPS), (256, 0), (256, TIMESTAMPS)] {
                     let segment = mtu - ip - TCP_HEADER - options;
                     let segments = (size as usize - kept_free - 1) / segment;
