@@ -11,6 +11,7 @@
 //!
 //! The invariant is that of every link: nothing is lost without a count. Frames of the UMEM never leave this module.
 
+mod join;
 mod ladder;
 mod moderation;
 mod ready;

@@ -1,13 +1,14 @@
 //! The receiving end: rings first, then the sockets when they have something.
 //!
-//! Consecutive datagrams of one path and one size become one run, as GRO makes them of the sockets' datagrams: they are
-//! copied out of the UMEM into a wide frame, and the kernel has its frames back before the run is opened.
+//! Datagrams are copied out of the UMEM, [joined](super::join) into runs, and the kernel has its frames back before any run
+//! is opened.
 
+use super::join::Join;
 use super::ladder::RxLane;
 use super::moderation::Moderation;
 use super::ready::{ERROR, READ, Ready};
-use super::status::XdpStatus;
-use crate::frame::{Frame, MAX_SEGMENTS, Outbox, Sealed, WideFrame, WideSet};
+use super::status::{XdpCounters, XdpStatus};
+use crate::frame::{Outbox, Sealed, WideSet};
 use crate::host::stopwatch;
 use crate::link::udp::{PathError, UdpRx};
 use crate::link::{Fds, LinkCounters, LinkRx, Received};
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::Receiver;
 use veil_proto::{DropReason, Path, SingleWriter};
-use veil_xdp::outer;
+use veil_xdp::{UmemFrame, XskRx, outer};
 
 /// Packets taken off a ring before their frames go back, and in one call before any of them is opened: few calls cut a run
 /// short, and few packets wait for many.
@@ -41,16 +42,6 @@ pub struct XdpRx {
     first: usize,
     status: Arc<XdpStatus>,
     counters: Arc<LinkCounters>,
-}
-
-/// A run being filled.
-struct Filling {
-    frame: WideFrame,
-    path: Path,
-    tos: u8,
-    segment: usize,
-    len: usize,
-    datagrams: usize,
 }
 
 impl XdpRx {
@@ -145,117 +136,58 @@ impl XdpRx {
         let mut came = 0;
         for n in 0..queues {
             let socket = &mut sockets[(*first + n) % queues];
-            let (mut filling, mut bytes, mut packets) = (None, 0, 0);
-            while packets < CALL_PACKETS {
-                // Each may turn out to be a run of its own, beside the one being filled.
-                let places = set.home_count().min(out.room()).min(budget - got.runs);
-                let room = places.saturating_sub(usize::from(filling.is_some())).min(PACKETS);
-                if room == 0 {
-                    break;
-                }
-                let kept = spare.len();
-                let count = socket.receive(spare, room);
-                packets += count;
-                for packet in &spare[kept..] {
-                    let Some(outer) = outer::parse(packet.bytes()) else {
-                        // Steering passes such frames; a driver's mistake, or somebody else's program.
-                        status.counters.ring_refused.bump(1);
-                        counters.receive_drops.count(DropReason::BadHeader);
-                        continue;
-                    };
-                    let payload = &packet.bytes()[outer.payload.clone()];
-                    bytes += payload.len();
-                    if payload.is_empty() {
-                        counters.receive_drops.count(DropReason::TooShort);
-                        continue;
-                    }
-                    let path = Path::to(outer.from).from_local(outer.to);
-                    filling = append(filling, payload, path, outer.tos, set, out, counters, got);
-                }
-                // Where packets are received does not matter: their frames go back before anything is opened.
-                if count > 0
-                    && let Err(error) = socket.fill(spare)
-                {
-                    tracing::debug!("AF_XDP fill ring: {error}");
-                }
-                if count < room {
-                    break;
-                }
-            }
-            if let Some(filling) = filling {
-                finish(filling, set, out, counters, got);
-            }
-            came += packets;
-            status.counters.ring_received.bump(packets as u64);
-            counters.received(packets, bytes);
+            let mut join = Join::new(set, out, budget, got, counters);
+            came += ring(socket, spare, &mut join, &status.counters);
+            join.finish();
         }
         came
     }
 }
 
-/// Puts a datagram into the run being filled, or ends that and begins another.
-#[expect(clippy::too_many_arguments, reason = "they vary per packet")]
-#[inline]
-fn append(
-    filling: Option<Filling>,
-    payload: &[u8],
-    path: Path,
-    tos: u8,
-    set: &mut WideSet,
-    out: &mut impl Outbox<Sealed>,
-    counters: &LinkCounters,
-    got: &mut Received,
-) -> Option<Filling> {
-    let mut run = match filling {
-        Some(run)
-            if run.path == path
-                && run.tos == tos
-                && payload.len() <= run.segment
-                && run.datagrams < MAX_SEGMENTS
-                && run.len + payload.len() <= run.frame.capacity()
-                // A shorter one has ended it.
-                && run.len == run.datagrams * run.segment =>
-        {
-            run
+/// Takes what is on one ring. Returns how many frames came.
+fn ring(
+    socket: &mut XskRx,
+    spare: &mut Vec<UmemFrame>,
+    join: &mut Join<'_, impl Outbox<Sealed>>,
+    counters: &XdpCounters,
+) -> usize {
+    let (mut packets, mut bytes) = (0, 0);
+    while packets < CALL_PACKETS {
+        let room = join.room().min(PACKETS);
+        if room == 0 {
+            break;
         }
-        other => {
-            if let Some(run) = other {
-                finish(run, set, out, counters, got);
-            }
-            let Some(frame) = set.take() else {
-                counters.receive_drops.count(DropReason::NoFrame);
-                return None;
+        let kept = spare.len();
+        let count = socket.receive(spare, room);
+        packets += count;
+        for packet in &spare[kept..] {
+            let Some(outer) = outer::parse(packet.bytes()) else {
+                // Steering passes such frames; a driver's mistake, or somebody else's program.
+                counters.ring_refused.bump(1);
+                join.counters.receive_drops.count(DropReason::BadHeader);
+                continue;
             };
-            Filling { frame, path, tos, segment: payload.len(), len: 0, datagrams: 0 }
+            let payload = &packet.bytes()[outer.payload.clone()];
+            bytes += payload.len();
+            if payload.is_empty() {
+                join.counters.receive_drops.count(DropReason::TooShort);
+                continue;
+            }
+            join.append(payload, Path::to(outer.from).from_local(outer.to), outer.tos);
         }
-    };
-    run.frame.buffer_mut()[run.len..run.len + payload.len()].copy_from_slice(payload);
-    run.len += payload.len();
-    run.datagrams += 1;
-    Some(run)
-}
-
-fn finish(
-    mut run: Filling,
-    set: &mut WideSet,
-    out: &mut impl Outbox<Sealed>,
-    counters: &LinkCounters,
-    got: &mut Received,
-) {
-    run.frame.set_len(run.len);
-    let sealed =
-        Sealed { frame: Frame::Wide(run.frame), segment: run.segment as u16, tos: run.tos, path: run.path };
-    match out.push(sealed) {
-        Ok(()) => {
-            got.runs += 1;
-            got.datagrams += run.datagrams;
-            counters.run_lengths.record(run.datagrams as u64, 1);
+        // Where packets are received does not matter: their frames go back before anything is opened.
+        if count > 0
+            && let Err(error) = socket.fill(spare)
+        {
+            tracing::debug!("AF_XDP fill ring: {error}");
         }
-        Err(sealed) => {
-            counters.receive_drops.add(DropReason::NoFrame, run.datagrams as u64);
-            sealed.frame.home(set);
+        if count < room {
+            break;
         }
     }
+    counters.ring_received.bump(packets as u64);
+    join.counters.received(packets, bytes);
+    packets
 }
 
 impl LinkRx for XdpRx {
