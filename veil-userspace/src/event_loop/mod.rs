@@ -16,6 +16,7 @@ pub mod poll;
 mod portion;
 pub mod priority;
 pub mod process;
+mod quota;
 pub mod single;
 #[cfg(test)]
 mod testing;

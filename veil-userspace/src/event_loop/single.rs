@@ -19,18 +19,16 @@ pub use super::parts::Parts;
 use super::poll::{Interest, Poll, Timer};
 use super::portion::Portion;
 use super::process::Process;
+use super::quota::Quota;
 use crate::control::show::{FrameSet, Snapshot};
 use crate::control::status::snapshot;
 use crate::frame::{Bounded, Inbox, Inner, Opened, Sealed, SetName, TwoHomes, WideSet};
 use crate::host::{now, stopwatch};
-use crate::link::{LinkRx, LinkTx, SendResult};
+use crate::link::{LinkRx, LinkTx, Received, SendResult};
 use crate::tun::{TunRead, TunWrite};
 
-/// Runs received, and packets read, in one turn.
+/// Runs received, and packets read, in one call.
 const BATCH: usize = 64;
-/// Times that a turn receives and passes on what came, each way. One call brings little, so that nothing waits for what
-/// came with it; a turn is several, for the sake of what it costs besides.
-const CALLS_PER_TURN: usize = 4;
 /// Bytes of runs opened before they are written: one full run of the kernel's GRO, or as much in short ones, which may then
 /// still be joined for the host.
 const PORTION: usize = 60 << 10;
@@ -195,17 +193,15 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
     /// One batch each way, then what the handshakes want. True if more waits.
     fn turn(&mut self, now: Now) -> Result<bool> {
         self.checker.assert_here();
-        for _ in 0..CALLS_PER_TURN {
-            if !self.link_ready {
-                break;
-            }
-            self.inbound(now)?;
+        let mut quota = Quota::default();
+        while self.link_ready && quota.is_left() {
+            let received = self.inbound(now)?;
+            quota.use_up(received.runs, received.datagrams);
         }
-        for _ in 0..CALLS_PER_TURN {
-            if self.blocked {
-                break;
-            }
-            self.outbound(now)?;
+        let mut quota = Quota::default();
+        while !self.blocked && quota.is_left() {
+            let packets = self.outbound(now)?;
+            quota.use_up(packets, packets);
             if !self.tun_ready {
                 break;
             }
@@ -245,7 +241,7 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
         }
     }
 
-    fn inbound(&mut self, now: Now) -> Result<()> {
+    fn inbound(&mut self, now: Now) -> Result<Received> {
         let received = self.link_rx.receive(&mut self.received, &mut self.from_link, BATCH);
         let received = received.context("cannot receive from the link")?;
         self.link_ready = received.more;
@@ -258,21 +254,24 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
             let mut homes = TwoHomes(&mut self.received, self.process.injected_set());
             self.tun_tx.write(&mut self.to_tun, &mut homes);
         }
-        Ok(())
+        Ok(received)
     }
 
-    fn outbound(&mut self, now: Now) -> Result<()> {
+    /// Returns how many packets it has read.
+    fn outbound(&mut self, now: Now) -> Result<usize> {
+        let mut packets = 0;
         if self.tun_ready {
             let read = self.tun_rx.receive(&mut self.read, &mut self.from_tun, BATCH);
             let read = read.context("the TUN device is gone")?;
             self.tun_ready = read.more;
             self.outbound_underway.came(read.packets, stopwatch);
+            packets = read.packets;
         }
         if !self.from_tun.is_empty() {
             self.process.outbound(&mut self.from_tun, &mut self.read, &mut self.to_link, now);
             self.send()?;
         }
-        Ok(())
+        Ok(packets)
     }
 
     /// Sends the runs that wait, and watches for room when the link takes no more.
