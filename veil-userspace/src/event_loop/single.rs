@@ -190,7 +190,7 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
         Ok(true)
     }
 
-    /// One batch each way, then what the handshakes want. True if more waits.
+    /// A quota each way, then what the handshakes want. True if more waits.
     fn turn(&mut self, now: Now) -> Result<bool> {
         self.checker.assert_here();
         let mut quota = Quota::default();
