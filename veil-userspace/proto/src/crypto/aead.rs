@@ -221,9 +221,11 @@ pub fn aead_decrypt<'a>(
     key.open_with_nonce(nonce(counter), aad, buf)
 }
 
+/// Stored as it is loaded, in a word of 8 bytes and one of 4: a load of what two stores have written waits for both.
 fn nonce(counter: u64) -> [u8; 12] {
     let mut nonce = [0; 12];
-    nonce[4..].copy_from_slice(&counter.to_le_bytes());
+    nonce[..8].copy_from_slice(&(counter << 32).to_le_bytes());
+    nonce[8..].copy_from_slice(&((counter >> 32) as u32).to_le_bytes());
     nonce
 }
 
