@@ -45,7 +45,9 @@ impl InnerPacket {
     /// # Errors
     /// [`DropReason::InnerMalformed`]: neither IPv4 nor IPv6, a header that is not whole, or a length that is
     /// not `packet`'s.
-    #[inline]
+    // Always inlined, and what takes it too: its fields stay in registers, where a call would store them one by one and
+    // load them together, which waits.
+    #[inline(always)]
     pub fn parse(packet: &[u8]) -> Result<InnerPacket, DropReason> {
         match packet.first().map(|first| first >> 4) {
             Some(4) => parse_v4(packet),
@@ -56,7 +58,7 @@ impl InnerPacket {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn parse_v4(packet: &[u8]) -> Option<InnerPacket> {
     let h: &[u8; 20] = packet.first_chunk()?;
     let header_len = usize::from(h[0] & 0x0f) * 4;

@@ -159,7 +159,7 @@ impl Sessions {
         }
         let partial = flags & FLAG_PARTIAL != 0;
         if partial {
-            accept_partial(packet)?;
+            accept_partial(&header, packet)?;
         }
         ecn_decapsulate(packet, outer_tos & 3)?;
         Ok(Accepted { partial })
