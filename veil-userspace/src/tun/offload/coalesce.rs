@@ -82,6 +82,8 @@ pub struct Coalescer {
     /// Flows by hash, and the group each can go on in.
     flows: Vec<(u32, u16)>,
     oldest: usize,
+    /// The group that the last packet went into: mostly the next one follows there.
+    latest: u16,
     join_tcp: bool,
     join_udp: bool,
     finish: bool,
@@ -97,6 +99,7 @@ impl Coalescer {
             groups: Vec::with_capacity(PACKETS),
             flows: Vec::with_capacity(FLOWS),
             oldest: 0,
+            latest: 0,
             join_tcp: false,
             join_udp: false,
             finish: false,
@@ -163,9 +166,12 @@ impl Coalescer {
 
     /// Appends a packet to its flow's group, or begins one with it.
     fn place(&mut self, packet: Packet, partial: bool) {
+        let number = self.packets.len() as u16;
+        if self.append(self.latest, packet, number, partial) {
+            return;
+        }
         let bytes = bytes_of(&self.runs, packet);
         let headers = if self.finish { None } else { Headers::parse(bytes) };
-        let number = self.packets.len() as u16;
         let Some(headers) = headers else {
             // It may belong to any flow: nothing that comes later may be put before it.
             self.flows.clear();
@@ -177,7 +183,7 @@ impl Coalescer {
         let hash = flow_hash(&headers, bytes);
         let found = self.flows.iter().position(|&(other, _)| other == hash);
         if let Some(flow) = found
-            && self.append(self.flows[flow].1, packet, number, &headers, partial)
+            && self.append(self.flows[flow].1, packet, number, partial)
         {
             return;
         }
@@ -222,19 +228,22 @@ impl Coalescer {
             group.sequence = sequence(&headers, bytes).wrapping_add(group.size.into());
             group.id = u16::from_be_bytes([bytes[4], bytes[5]]);
         }
+        self.latest = self.groups.len() as u16;
         self.groups.push(group);
         self.packets.push(packet);
     }
 
     /// Appends `packet` to a group, if it follows there.
-    fn append(&mut self, group: u16, packet: Packet, number: u16, headers: &Headers, partial: bool) -> bool {
-        let group = &mut self.groups[usize::from(group)];
+    #[inline]
+    fn append(&mut self, at: u16, packet: Packet, number: u16, partial: bool) -> bool {
+        let Some(group) = self.groups.get_mut(usize::from(at)) else { return false };
+        let Some(headers) = &group.headers else { return false };
         let most = if headers.carries == Transport::Tcp { MAX_TCP } else { MAX_UDP };
         let payload = packet.len.saturating_sub(headers.payload);
         if group.ended
-            || group.headers.as_ref() != Some(headers)
             || group.partial != partial
             || usize::from(group.count) == most
+            || payload == 0
             || payload > group.size
             || usize::from(group.bytes) + usize::from(payload) > MAX_BYTES
         {
@@ -242,7 +251,7 @@ impl Coalescer {
         }
         let first = bytes_of(&self.runs, self.packets[usize::from(group.first)]);
         let next = bytes_of(&self.runs, packet);
-        if !may_begin(headers, next, partial) || !follows(headers, first, next, group.id, group.sequence) {
+        if !follows(headers, first, next, partial, group.id, group.sequence) {
             return false;
         }
         if !partial {
@@ -260,6 +269,7 @@ impl Coalescer {
         group.id = u16::from_be_bytes([next[4], next[5]]);
         group.ended = payload < group.size || ends(headers, next);
         self.packets.push(packet);
+        self.latest = at;
         true
     }
 

@@ -1,5 +1,7 @@
 //! What may follow what: each rule by a pair of packets that breaks it and no other.
 
+use super::super::headers::Headers;
+use super::super::rules::follows;
 use super::super::testing::*;
 use super::{flow, partial};
 
@@ -114,5 +116,35 @@ fn every_rule_of_ip_holds() {
         packets[1].id = 500;
         let written = Host::new().write(&partial(&packets), 1);
         assert_eq!(written.len(), 1, "any id under DF");
+    }
+}
+
+#[test]
+fn what_is_not_whole_or_not_sound_does_not_follow() {
+    for (v6, tcp) in [(false, false), (false, true), (true, false), (true, true)] {
+        let packets = flow(Packet::new(v6, tcp, &[]), &[100, 100]);
+        let [first, next] = [0, 1].map(|n| packets[n].whole());
+        let headers = Headers::parse(&first).unwrap();
+        let follows = |next: &[u8], partial| {
+            follows(&headers, &first, next, partial, packets[0].id, packets[1].sequence)
+        };
+        assert!(follows(&next, true) && follows(&next, false));
+        for len in 0..next.len() {
+            assert!(!follows(&next[..len], true), "cut to {len} bytes, v6 {v6}, TCP {tcp}");
+        }
+        let changed = |at: usize, by: u8| {
+            let mut next = next.clone();
+            next[at] = next[at].wrapping_add(by);
+            next
+        };
+        for by in [1, 255] {
+            assert!(!follows(&changed(if v6 { 5 } else { 3 }, by), true), "another length in IP's header");
+            let udp_length = changed(usize::from(headers.transport) + 5, by);
+            assert!(tcp || !follows(&udp_length, true), "another length in UDP's header");
+        }
+        let mut no_sum = next.clone();
+        no_sum[headers.checksum_at()..][..2].fill(0);
+        assert_eq!(follows(&no_sum, false), tcp, "UDP without a checksum");
+        assert!(follows(&no_sum, true), "a partial one is written by us");
     }
 }
