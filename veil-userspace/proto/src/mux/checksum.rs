@@ -72,14 +72,15 @@ fn fold(total: u64) -> u16 {
 /// The sum of the IPv4 pseudo-header (RFC 9293 3.1); `len` is that of transport header and data.
 #[inline]
 pub fn pseudo_v4(source: [u8; 4], destination: [u8; 4], protocol: u8, len: u16) -> u16 {
-    sum(&destination, sum(&source, add(u16::from(protocol), len)))
+    // 2^16 is 1 as far as a one's complement sum goes: wider words may be added, and folded at the end.
+    let [source, destination] = [source, destination].map(u32::from_be_bytes).map(u64::from);
+    fold(source + destination + u64::from(protocol) + u64::from(len))
 }
 
 /// The sum of the IPv6 pseudo-header (RFC 8200 8.1); `len` is that of transport header and data.
 #[inline]
 pub fn pseudo_v6(source: [u8; 16], destination: [u8; 16], protocol: u8, len: u32) -> u16 {
-    let len = fold(u64::from(len));
-    sum(&destination, sum(&source, add(u16::from(protocol), len)))
+    add(sum(&source, protocol.into()), sum(&destination, fold(len.into())))
 }
 
 /// The pseudo-header's sum for a packet's own addresses; `len` is that of transport header and data.

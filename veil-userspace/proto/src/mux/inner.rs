@@ -1,12 +1,11 @@
-//! The IP packet inside a frame: as much of its header as VEIL must know, and its ECN bits.
+//! The IP packet inside a frame: as much of its header as VEIL must know.
 //!
-//! Called for every packet in both directions, before the allowed IPs see its addresses. Only what routing,
-//! marking and checksums need is read; the rest is the hosts' business. Invariant: a parsed packet's own
+//! Called for every packet in both directions, before the allowed IPs see its addresses. Only what routing and
+//! checksums need is read; the rest is the hosts' business. Invariant: a parsed packet's own
 //! length is exactly the slice's, and its `header_len` lies inside.
 
 use std::net::IpAddr;
 
-use super::checksum;
 use crate::DropReason;
 
 /// IP protocol number of TCP.
@@ -101,58 +100,6 @@ fn parse_v6(packet: &[u8]) -> Option<InnerPacket> {
     })
 }
 
-/// ECN field of a packet that is not ECN-capable (RFC 3168).
-pub const NOT_ECT: u8 = 0b00;
-/// ECN field: ECN-capable, ECT(1).
-pub const ECT_1: u8 = 0b01;
-/// ECN field: ECN-capable, ECT(0).
-pub const ECT_0: u8 = 0b10;
-/// ECN field: congestion experienced.
-pub const CE: u8 = 0b11;
-
-/// The ECN field of an IP packet; [`NOT_ECT`] if it is none.
-#[inline]
-pub fn ecn_of(packet: &[u8]) -> u8 {
-    match packet {
-        [first, second, ..] if first >> 4 == 4 => second & 0b11,
-        [first, second, ..] if first >> 4 == 6 => second >> 4 & 0b11,
-        _ => NOT_ECT,
-    }
-}
-
-/// Carries the outer header's congestion mark over to a packet that leaves the tunnel (RFC 6040, figure 4);
-/// an IPv4 header checksum follows incrementally (RFC 1624), so that a wrong one stays wrong.
-///
-/// # Errors
-/// [`DropReason::InnerEcn`]: marked outside, not ECN-capable inside. [`DropReason::InnerMalformed`]: no IP
-/// packet. Nothing has changed then.
-#[inline]
-pub fn ecn_decapsulate(packet: &mut [u8], outer_ecn: u8) -> Result<(), DropReason> {
-    let inner = ecn_of(packet);
-    let ecn = match (inner, outer_ecn & 0b11) {
-        (NOT_ECT, CE) => return Err(DropReason::InnerEcn),
-        (NOT_ECT, _) | (CE, _) => inner,
-        (_, CE) => CE,
-        (_, ECT_1) => ECT_1,
-        _ => inner,
-    };
-    if ecn == inner { Ok(()) } else { set_ecn(packet, ecn) }
-}
-
-fn set_ecn(packet: &mut [u8], ecn: u8) -> Result<(), DropReason> {
-    let Some(h) = packet.first_chunk_mut::<20>() else { return Err(DropReason::InnerMalformed) };
-    if h[0] >> 4 == 6 {
-        h[1] = h[1] & !0x30 | ecn << 4;
-        return Ok(());
-    }
-    let before = u16::from_be_bytes([h[0], h[1]]);
-    h[1] = h[1] & !0b11 | ecn;
-    let after = u16::from_be_bytes([h[0], h[1]]);
-    let sum = checksum::update(u16::from_be_bytes([h[10], h[11]]), before, after);
-    [h[10], h[11]] = sum.to_be_bytes();
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::checksum::testing::{v4, v6};
@@ -218,58 +165,9 @@ mod tests {
         }
     }
 
-    #[test]
-    fn ecn_is_carried_over_as_in_figure_4_of_rfc_6040() {
-        let figure = [
-            (NOT_ECT, [Ok(NOT_ECT), Ok(NOT_ECT), Ok(NOT_ECT), Err(DropReason::InnerEcn)]),
-            (ECT_0, [Ok(ECT_0), Ok(ECT_0), Ok(ECT_1), Ok(CE)]),
-            (ECT_1, [Ok(ECT_1), Ok(ECT_1), Ok(ECT_1), Ok(CE)]),
-            (CE, [Ok(CE), Ok(CE), Ok(CE), Ok(CE)]),
-        ];
-        for (inner, row) in figure {
-            for (outer, expected) in [NOT_ECT, ECT_0, ECT_1, CE].into_iter().zip(row) {
-                for mut packet in [v4(UDP, &[0; 8], &[]), v6(UDP, &[0; 8])] {
-                    set_ecn(&mut packet, inner).unwrap();
-                    let before = packet.clone();
-                    // Bits outside the ECN field are somebody else's.
-                    let got = ecn_decapsulate(&mut packet, outer | 0xfc).map(|()| ecn_of(&packet));
-                    assert_eq!(got, expected, "inner {inner} outer {outer}");
-                    if got.is_err() || got == Ok(inner) {
-                        assert_eq!(packet, before);
-                    }
-                    assert_eq!(Inner::parse(&packet).unwrap().tos & 0b11, ecn_of(&packet));
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn ecn_of_what_is_no_ip_packet_is_nothing() {
-        for packet in [&[][..], &[0x45], &[0x55, 0xff, 0xff]] {
-            assert_eq!(ecn_of(packet), NOT_ECT);
-        }
-        assert_eq!(ecn_decapsulate(&mut [0x45, 0x02, 0], CE), Err(DropReason::InnerMalformed));
-    }
-
     proptest! {
         #[test]
-        fn an_ipv4_header_checksum_stays_as_right_or_wrong_as_it_was(
-            tos: u8, id: u16, ttl: u8, outer in 0u8..4, error: u16,
-        ) {
-            let mut packet = v4(UDP, &[0; 8], &[]);
-            packet[1] = tos;
-            packet[4..6].copy_from_slice(&id.to_be_bytes());
-            packet[8] = ttl;
-            packet[10..12].fill(0);
-            let right = !checksum::sum(&packet[..20], 0);
-            packet[10..12].copy_from_slice(&right.wrapping_add(error).to_be_bytes());
-            let before = checksum::sum(&packet[..20], 0);
-            let _ = ecn_decapsulate(&mut packet, outer);
-            prop_assert_eq!(checksum::sum(&packet[..20], 0), before);
-        }
-
-        #[test]
-        fn any_bytes_are_parsed_or_refused(mut packet in prop::collection::vec(any::<u8>(), 0..80), outer: u8, fit: bool) {
+        fn any_bytes_are_parsed_or_refused(mut packet in prop::collection::vec(any::<u8>(), 0..80), fit: bool) {
             if fit && packet.len() >= 40 {
                 let len = packet.len() as u16;
                 let (at, value) = if packet[0] & 1 == 0 { (2, len) } else { (4, len - 40) };
@@ -279,7 +177,6 @@ mod tests {
             if let Ok(inner) = Inner::parse(&packet) {
                 prop_assert!(inner.header_len <= packet.len());
             }
-            let _ = ecn_decapsulate(&mut packet, outer);
         }
     }
 }

@@ -2,7 +2,7 @@
 //! leave unfinished.
 //!
 //! The process stage walks a plaintext with [`Frames`], which only finds the frames. An IP frame's packet
-//! goes through [`InnerPacket::parse`] (then allowed IPs, by its source), [`inner::ecn_decapsulate`] with the
+//! goes through [`InnerPacket::parse`] (then allowed IPs, by its source), [`ecn::decapsulate`] with the
 //! outer header's ECN bits, and, where [`frame::FLAG_PARTIAL`] is set, [`checksum::accept_partial`]. On the
 //! way out [`checksum::sender_partial`] says whether the flag may be set, and [`frame::write_header`] writes
 //! the header. CONTROL frames hold [`Message`]s.
@@ -13,6 +13,7 @@
 pub mod checksum;
 pub mod config;
 pub mod control;
+pub mod ecn;
 pub mod frame;
 pub mod inner;
 mod tlv;

@@ -12,8 +12,8 @@ pub use gso_max_size::gso_max_sizes;
 
 use veil_proto::SingleWriter;
 use veil_proto::mux::checksum::{finish, sender_partial};
+use veil_proto::mux::ecn;
 use veil_proto::mux::frame::{FLAG_PARTIAL, FRAGMENT, HEADER_LEN as MUX_HEADER, IP, write_header};
-use veil_proto::mux::inner::ecn_of;
 use veil_proto::session::reassembly::{FRAGMENT_HEADER, fragment_header};
 use veil_proto::session::{HEADER_LEN, MIN_DATAGRAM, TAG_LEN};
 use veil_proto::tunnel::{AHEAD, Outbound, OutboundAhead, Sessions};
@@ -260,7 +260,7 @@ impl Process {
         let Outbound::Ready(path) = self.sessions.begin(peer, now) else {
             return self.counters.drops.count(DropReason::NoSession);
         };
-        let tos = ecn_of(packet);
+        let tos = ecn::of(packet);
         let room = self.room(peer);
         if MUX_HEADER + packet.len() <= room {
             let frame = MuxFrame { kind: IP, flags, head: &[], body: packet, ends_packet: true };

@@ -6,8 +6,9 @@ use super::{Accepted, Inbound, Opened, Sessions};
 use crate::SingleWriter;
 use crate::handshake::message::{Header, MAX_HANDSHAKE, TYPE_DATA};
 use crate::mux::checksum::accept_partial;
+use crate::mux::ecn;
 use crate::mux::frame::FLAG_PARTIAL;
-use crate::mux::inner::{InnerPacket, ecn_decapsulate};
+use crate::mux::inner::InnerPacket;
 use crate::session::limits::{KEEPALIVE, REKEY_AFTER_RECEIVE};
 use crate::session::reassembly::Progress;
 use crate::session::{MIN_DATAGRAM, Role, SessionId};
@@ -161,7 +162,7 @@ impl Sessions {
         if partial {
             accept_partial(&header, packet)?;
         }
-        ecn_decapsulate(packet, outer_tos & 3)?;
+        ecn::decapsulate(packet, outer_tos)?;
         Ok(Accepted { partial })
     }
 

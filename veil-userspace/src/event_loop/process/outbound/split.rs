@@ -7,8 +7,8 @@
 
 use veil_proto::SingleWriter;
 use veil_proto::mux::checksum::finish;
+use veil_proto::mux::ecn;
 use veil_proto::mux::frame::{FLAG_PARTIAL, HEADER_LEN as MUX_HEADER, IP, write_header};
-use veil_proto::mux::inner::ecn_of;
 use veil_proto::session::{HEADER_LEN, MIN_DATAGRAM};
 use veil_proto::tunnel::Outbound;
 use veil_proto::{DropReason, Now, Path, PeerId};
@@ -108,7 +108,7 @@ impl Process {
             None if MUX_HEADER + segments.longest() > most => return Err(DropReason::TooBig),
             None => segments,
         };
-        let tos = ecn_of(segments.packet());
+        let tos = ecn::of(segments.packet());
         Ok((peer, path.map(|path| Target { peer, path, tos, room }), segments))
     }
 
