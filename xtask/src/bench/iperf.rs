@@ -4,7 +4,7 @@
 //! again, whose length is whole pages, so all of a stream is copied into the kernel at one distance, modulo a page, from where
 //! it lay. On an EPYC (Zen 3) `rep movsb` copies some 3 GB/s where that distance is 1 to 31 bytes, and 40 to 50 GB/s
 //! elsewhere; what iperf3 sent before decides it, connection by connection. The bare wire shows it most: its rounds lie
-//! between 9 and 41 Gbit/s there. Medians of several rounds, and shares of the bare wire, are to be read with that in mind.
+//! between 8 and 41 Gbit/s there. Medians of several rounds, and shares of the bare wire, are to be read with that in mind.
 
 use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt;
