@@ -1,10 +1,9 @@
 //! TCP transfers by iperf3: one server in the right namespace, a client per transfer in the left one.
 //!
-//! A transfer's speed hangs on a chance that no contender has a hand in. iperf3 writes one page-aligned buffer again and
-//! again, whose length is whole pages, so all of a stream is copied into the kernel at one distance, modulo a page, from where
-//! it lay. On an EPYC (Zen 3) `rep movsb` copies some 3 GB/s where that distance is 1 to 31 bytes, and 40 to 50 GB/s
-//! elsewhere; what iperf3 sent before decides it, connection by connection. The bare wire shows it most: its rounds lie
-//! between 8 and 41 Gbit/s there. Medians of several rounds, and shares of the bare wire, are to be read with that in mind.
+//! Some of a transfer's speed may be chance that no contender has a hand in. iperf3 writes from one page-aligned buffer, and
+//! its bytes land at the same place of a page in the kernel, or a few bytes behind it, for all of a transfer or a part. An EPYC
+//! was seen to copy (`rep movsb`) some 3 GB/s to a place 1 to 21 bytes behind, and 40 to 50 GB/s to the same or one 32
+//! behind. Of eight transfers over its bare wire, the one with such copies came to 14 Gbit/s, the others to 20 to 32.
 
 use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt;

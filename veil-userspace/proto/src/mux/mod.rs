@@ -2,8 +2,8 @@
 //! leave unfinished.
 //!
 //! The process stage walks a plaintext with [`Frames`], which only finds the frames. An IP frame's packet
-//! goes through [`InnerPacket::parse`] (then allowed IPs, by its source), [`ecn::decapsulate`] with the
-//! outer header's ECN bits, and, where [`frame::FLAG_PARTIAL`] is set, [`checksum::accept_partial`]. On the
+//! goes through [`InnerPacket::parse`] (then allowed IPs, by its source), where [`frame::FLAG_PARTIAL`] is set
+//! [`checksum::accept_partial`], and [`ecn::decapsulate`] with the outer header's ECN bits. On the
 //! way out [`checksum::sender_partial`] says whether the flag may be set, and [`frame::write_header`] writes
 //! the header. CONTROL frames hold [`Message`]s.
 //!

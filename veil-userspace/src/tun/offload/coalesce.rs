@@ -183,6 +183,7 @@ impl Coalescer {
         let hash = flow_hash(&headers, bytes);
         let found = self.flows.iter().position(|&(other, _)| other == hash);
         if let Some(flow) = found
+            && self.flows[flow].1 != self.latest
             && self.append(self.flows[flow].1, packet, number, partial)
         {
             return;
