@@ -4,9 +4,9 @@
 //! the kernel copies that to the same place of a page, until a super-packet ends less than 32 bytes before the end of the
 //! memory it is copied to (`sk_page_frag_refill`, net/core/sock.c): these bytes are left out, and all that follows lands so
 //! much further on. An EPYC was seen to copy (`rep movsb`) 2 to 3 GB/s to a place 1 to 31 bytes further on in its page than
-//! where the bytes come from, and 40 to 50 GB/s to any other that was tried. Of eight transfers over its bare wire, the one
+//! where the bytes come from, and tens of GB/s to any other that was tried. Of eight transfers over its bare wire, the one
 //! with such copies came to 14 Gbit/s, the others to 20 to 32. Through a tunnel of MTU 1416 iperf3's bytes landed 4 bytes on
-//! for a third to three quarters of most seconds; with 1396 and 1428, whose segments are multiples of 32 bytes, never.
+//! in an eighth to four fifths of each second's samples; with 1396 and 1428, whose segments are multiples of 32 bytes, never.
 
 use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt;
