@@ -54,7 +54,7 @@ fn leases_come_and_go_and_touch_nothing_else() -> Result<()> {
     namespace.address("tun0", "10.8.0.2/24")?;
     namespace.exec(["ip", "route", "add", "default", "dev", "tun0"])?;
     namespace.exec(["ip", "route", "add", "10.70.0.0/16", "dev", "tun0"])?;
-    let mut host = Host { namespace, leases: Leases::new("tun0", 1416), now: 0 };
+    let mut host = Host { namespace, leases: Leases::new("tun0", 1416, Vec::new()), now: 0 };
 
     // Given: an address, one that is there already, the operator's own route, the default route, and a peer's whereabouts.
     let routes = ["10.60.0.0/16", "10.70.0.0/16", "0.0.0.0/0", "203.0.113.0/24", "127.0.0.0/8"];
@@ -81,6 +81,36 @@ fn leases_come_and_go_and_touch_nothing_else() -> Result<()> {
     }
     let shown = host.give(0, &[], &[], None)?;
     ensure!(shown.contains("mtu 1416"), "{shown}");
+    Ok(())
+}
+
+/// The kernel takes an interface's routes away with its last address, and secondary addresses with their primary one.
+#[test]
+fn a_lease_that_changes_leaves_the_routes_and_the_other_addresses() -> Result<()> {
+    if !require_privileges("a_lease_that_changes_leaves_the_routes_and_the_other_addresses") {
+        return Ok(());
+    }
+    let lab = Lab::new("lease2")?;
+    let (namespace, other) = (lab.namespace("h")?, lab.namespace("o")?);
+    lab.veth(&namespace, "tun0", &other, "eth0")?;
+    namespace.exec(["sysctl", "-qw", "net.ipv4.conf.tun0.promote_secondaries=0"])?;
+    namespace.exec(["ip", "route", "add", "10.8.0.0/16", "dev", "tun0"])?;
+    let mut host = Host { namespace, leases: Leases::new("tun0", 1416, nets(&["10.8.0.0/16"])), now: 0 };
+    let steps: [(&[&str], &[&str]); 4] = [
+        (&["10.8.0.7/24", "10.8.0.8/24"], &["10.60.0.0/16"]),
+        (&["10.8.0.8/24"], &["10.60.0.0/16"]),
+        (&["10.8.0.9/24"], &["10.60.0.0/16"]),
+        (&[], &["10.60.0.0/16"]),
+    ];
+    for (addresses, routes) in steps {
+        let shown = host.give(0, addresses, routes, None)?;
+        for wanted in addresses.iter().chain(routes).chain(&["10.8.0.0/16"]) {
+            ensure!(shown.contains(wanted), "no {wanted}:\n{shown}");
+        }
+        for gone in ["10.8.0.7/24", "10.8.0.8/24", "10.8.0.9/24"] {
+            ensure!(shown.contains(gone) == addresses.contains(&gone), "{gone}:\n{shown}");
+        }
+    }
     Ok(())
 }
 

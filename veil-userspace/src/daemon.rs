@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context, Result};
+use veil_proto::allowed_ips::IpNet;
 use veil_proto::crypto::{KeyPair, NetworkSecret, Psk, Suites};
 use veil_proto::handshake::Identity;
 use veil_proto::peer::PeerSettings;
@@ -206,6 +207,7 @@ impl Run {
             );
         }
         configure_host(&config)?;
+        let leading_here = routes(&config).collect();
 
         let started = now();
         let (mode, reason) = threads.mode;
@@ -256,7 +258,7 @@ impl Run {
             process,
             handshakes,
             endpoints,
-            leases: Leases::new(&name, config.mtu),
+            leases: Leases::new(&name, config.mtu, leading_here),
             state,
             control,
             facts,
@@ -340,14 +342,17 @@ fn configure_host(config: &Config) -> Result<()> {
     for &address in &config.addresses {
         netlink.add_address(index, address)?;
     }
-    let on_link = |net: &veil_proto::allowed_ips::IpNet| {
-        config.addresses.iter().any(|own| own.network() == net.network())
-    };
-    let nets = config.peers.iter().flat_map(|peer| &peer.allowed_ips);
-    for &net in nets.filter(|net| net.prefix > 0 && !on_link(net)) {
+    for net in routes(config) {
         netlink.add_route(index, net)?;
     }
     Ok(())
+}
+
+/// The peers' networks that get a route: not the default route, nor what the kernel routes for the sake of an address.
+fn routes(config: &Config) -> impl Iterator<Item = IpNet> {
+    let on_link = |net: &IpNet| config.addresses.iter().any(|own| own.network() == net.network());
+    let nets = config.peers.iter().flat_map(|peer| &peer.allowed_ips).copied();
+    nets.filter(move |net| net.prefix > 0 && !on_link(net))
 }
 
 fn nanos(time: std::time::Duration) -> u64 {

@@ -129,8 +129,9 @@ impl Netlink {
         }
     }
 
-    /// Gives the interface an address; with it comes the kernel's route to the address's network.
-    pub fn add_address(&mut self, index: u32, net: IpNet) -> Result<()> {
+    /// Gives the interface an address; with it comes the kernel's route to the address's network. True if that gave it one;
+    /// already there is fine.
+    pub fn add_address(&mut self, index: u32, net: IpNet) -> Result<bool> {
         let mut message = AddressMessage::default();
         message.header.family = family(net.addr);
         message.header.prefix_len = net.prefix;
@@ -144,10 +145,12 @@ impl Netlink {
         self.routes = None;
         let result =
             self.ask(RouteNetlinkMessage::NewAddress(message), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL);
-        result.map(drop).map_err(|e| {
+        if result.as_ref().is_err_and(|e| e.errno() == libc::EEXIST) {
+            return Ok(false);
+        }
+        result.map(|_| true).map_err(|e| {
             let what = format!("cannot give {} the address {net}", self.name(index));
             let cure = match e.errno() {
-                libc::EEXIST => "it has it already, remove it there",
                 libc::EACCES | libc::EOPNOTSUPP | libc::EAFNOSUPPORT if net.addr.is_ipv6() => {
                     "IPv6 is switched off on this machine: run `sysctl -w net.ipv6.conf.all.disable_ipv6=0`, or leave out \
                      the IPv6 addresses"

@@ -39,6 +39,8 @@ pub struct Leases {
     interface: String,
     /// The configured MTU: peers can only lower it.
     mtu: u16,
+    /// What is routed into the interface by configuration, whatever peers give.
+    configured: Vec<IpNet>,
     held: HashMap<PeerId, Held>,
     /// What was added here, and so may be removed here.
     addresses: Vec<IpNet>,
@@ -49,11 +51,12 @@ pub struct Leases {
 }
 
 impl Leases {
-    /// None yet, for the TUN `interface`, whose MTU is configured as `mtu`.
-    pub fn new(interface: &str, mtu: u16) -> Self {
+    /// None yet, for the TUN `interface`, whose MTU is configured as `mtu`, and into which `configured` is routed.
+    pub fn new(interface: &str, mtu: u16, configured: Vec<IpNet>) -> Self {
         Leases {
             interface: interface.to_owned(),
             mtu,
+            configured,
             held: HashMap::new(),
             addresses: Vec::new(),
             routes: Vec::new(),
@@ -112,34 +115,53 @@ impl Leases {
             self.held.values().flat_map(|held| of(&held.lease)).copied().filter(fit).collect()
         };
         let (addresses, routes) = (all(|lease| &lease.addresses), all(|lease| &lease.routes));
+        // What is new comes first: with an interface's last address the kernel takes all its routes of that family away.
+        let mut not_added = self.add(&mut netlink, index, &addresses, &routes);
+        let held = self.addresses.len();
         let mut refused = Vec::new();
-        let mut done = |result: Result<bool>| result.map_err(|error| refused.push(error)).unwrap_or(false);
-
-        self.routes
-            .retain(|net| routes.contains(net) || !done(netlink.remove_route(index, *net).map(|()| true)));
-        self.addresses.retain(|net| {
-            addresses.contains(net) || !done(netlink.remove_address(index, *net).map(|()| true))
-        });
+        let mut gone = |result: Result<()>| result.map_err(|error| refused.push(error)).is_ok();
+        self.routes.retain(|net| routes.contains(net) || !gone(netlink.remove_route(index, *net)));
+        self.addresses.retain(|net| addresses.contains(net) || !gone(netlink.remove_address(index, *net)));
+        if self.addresses.len() < held {
+            // With an address its secondaries may go, and with the last one all routes (net/ipv4/devinet.c,
+            // `__inet_del_ifa`; fib_frontend.c, `fib_inetaddr_event`).
+            refused.extend(self.configured.iter().filter_map(|net| netlink.add_route(index, *net).err()));
+            not_added = self.add(&mut netlink, index, &addresses, &routes);
+        }
+        refused.append(&mut not_added);
         let mtu = self.held.values().filter_map(|held| held.lease.mtu).min();
         if mtu.is_some() || self.lowered {
             let mtu = mtu.unwrap_or(self.mtu).clamp(MIN_MTU.min(self.mtu), self.mtu);
             self.lowered = mtu < self.mtu;
-            done(netlink.set_mtu(index, mtu.into()).map(|()| true));
-        }
-        for net in addresses {
-            if !self.addresses.contains(&net) && done(netlink.add_address(index, net).map(|()| true)) {
-                self.addresses.push(net);
-            }
-        }
-        for net in routes {
-            if !self.routes.contains(&net) && done(netlink.add_route(index, net)) {
-                self.routes.push(net);
-            }
+            refused.extend(netlink.set_mtu(index, mtu.into()).err());
         }
         if let Some(first) = refused.first() {
             tracing::warn!("leases: {} of the entries refused, the first: {first:#}", refused.len());
         }
         Ok(())
+    }
+
+    /// Adds what is not there, and remembers what was not there before. Returns what was refused.
+    fn add(
+        &mut self,
+        netlink: &mut Netlink,
+        index: u32,
+        addresses: &[IpNet],
+        routes: &[IpNet],
+    ) -> Vec<anyhow::Error> {
+        let mut refused = Vec::new();
+        let mut add = |net: IpNet, ours: &mut Vec<IpNet>, added: Result<bool>| match added {
+            Ok(true) if !ours.contains(&net) => ours.push(net),
+            Ok(_) => {}
+            Err(error) => refused.push(error),
+        };
+        for &net in addresses {
+            add(net, &mut self.addresses, netlink.add_address(index, net));
+        }
+        for &net in routes {
+            add(net, &mut self.routes, netlink.add_route(index, net));
+        }
+        refused
     }
 }
 
@@ -221,7 +243,7 @@ mod tests {
 
     #[test]
     fn changes_are_bounded_and_far_apart() {
-        let mut leases = Leases::new("no-such-if", 1416);
+        let mut leases = Leases::new("no-such-if", 1416, Vec::new());
         assert_eq!(leases.deadline(), None);
         let many =
             Config { routes: (0..40).map(|n| net(&format!("10.9.{n}.0/24"))).collect(), ..Config::default() };

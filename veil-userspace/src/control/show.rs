@@ -11,8 +11,10 @@ use super::socket::{RUN_DIR, Refusal, Request, default_path, probe};
 use crate::histogram::Summary;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
+use socket2::{Domain, SockAddr, Socket, Type};
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -179,7 +181,17 @@ fn running(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
 /// Asks the daemon behind the socket at `path`.
 pub fn fetch(path: &Path) -> Result<Snapshot> {
     let shown = path.display();
-    let mut stream = UnixStream::connect(path).with_context(|| {
+    let silent = || {
+        format!(
+            "the tunnel at {shown} does not answer within {} s: it hangs, or is very busy",
+            PATIENCE.as_secs()
+        )
+    };
+    let connected = connect(path, PATIENCE);
+    if connected.as_ref().is_err_and(timed_out) {
+        bail!(silent());
+    }
+    let mut stream = connected.with_context(|| {
         let nobody = format!("no tunnel answers at {shown}: is it running? start it with `veil run`");
         match std::fs::symlink_metadata(path) {
             Err(e) if e.kind() == ErrorKind::PermissionDenied => {
@@ -195,8 +207,6 @@ pub fn fetch(path: &Path) -> Result<Snapshot> {
         }
     })?;
     let talk = |stream: &mut UnixStream| -> std::io::Result<String> {
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
         let mut request = serde_json::to_vec(&Request::Show)?;
         request.push(b'\n');
         stream.write_all(&request)?;
@@ -204,12 +214,7 @@ pub fn fetch(path: &Path) -> Result<Snapshot> {
     };
     let line = match talk(&mut stream) {
         Ok(line) => line,
-        Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-            bail!(
-                "the tunnel at {shown} does not answer within {} s: it hangs, or is very busy",
-                PATIENCE.as_secs()
-            )
-        }
+        Err(e) if timed_out(&e) => bail!(silent()),
         Err(e) => return Err(e).with_context(|| format!("the tunnel at {shown} broke off: ask again")),
     };
     if line.is_empty() {
@@ -221,6 +226,20 @@ pub fn fetch(path: &Path) -> Result<Snapshot> {
     serde_json::from_str(&line).with_context(|| {
         format!("cannot understand the tunnel at {shown}: is it another version of veil? restart it")
     })
+}
+
+/// A connection that waits for nothing longer than `patience`, nor for a place among those who want to be accepted
+/// (socket(7): SO_SNDTIMEO limits that, too).
+fn connect(path: &Path, patience: Duration) -> std::io::Result<UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_write_timeout(Some(patience))?;
+    socket.set_read_timeout(Some(patience))?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    Ok(UnixStream::from(OwnedFd::from(socket)))
+}
+
+fn timed_out(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
 /// Everything up to the first newline or the end.
@@ -295,6 +314,19 @@ mod tests {
         let error = fetch(&path).unwrap_err().to_string();
         assert_eq!(error, format!("the tunnel at {} refused: not now", path.display()));
         daemon.join().unwrap();
+    }
+
+    #[test]
+    fn nobody_waits_for_ever_to_be_accepted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("veil0.sock");
+        let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        listener.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        // One waits at most.
+        listener.listen(0).unwrap();
+        let patience = Duration::from_millis(10);
+        let _first = connect(&path, patience).unwrap();
+        assert!(timed_out(&connect(&path, patience).unwrap_err()));
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub enum Request {
     Show,
 }
 
-/// The answer to what is no request.
+/// The answer to what is no request, or cannot be answered now.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Refusal {
     /// Why.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use anyhow::{Context, Result};
+use serde::Serialize;
 use veil_proto::tunnel::{HandshakeOutput, Handshakes, ToHandshakes, ToSessions, Transmit};
 use veil_proto::{Entropy, Now, Path, PeerId};
 
@@ -19,7 +20,9 @@ use crate::config::Endpoint;
 use crate::control::lease::Leases;
 use crate::control::resolver::Resolver;
 use crate::control::show::Snapshot;
-use crate::control::socket::{ClientId, ControlSocket, Interest as ClientInterest, Outcome, Request};
+use crate::control::socket::{
+    ClientId, ControlSocket, Interest as ClientInterest, Outcome, Refusal, Request,
+};
 use crate::control::state::StateFile;
 use crate::control::status::{Facts, Gauges};
 
@@ -188,6 +191,15 @@ impl Control {
 
     /// Answers one who waits.
     pub fn answer(&mut self, client: ClientId, answer: &Snapshot, poll: &Poll) -> Result<()> {
+        self.reply(client, answer, poll)
+    }
+
+    /// Tells one who waits why there is no answer.
+    pub fn refuse(&mut self, client: ClientId, why: &str, poll: &Poll) -> Result<()> {
+        self.reply(client, &Refusal { error: why.to_owned() }, poll)
+    }
+
+    fn reply(&mut self, client: ClientId, answer: &impl Serialize, poll: &Poll) -> Result<()> {
         self.socket.answer(client, answer);
         self.socket.fd_of(client).map_or(Ok(()), |fd| self.watch_client(fd, poll))
     }

@@ -167,11 +167,13 @@ impl ControlStage {
         Ok(())
     }
 
-    /// A client has something to say. Who wants to know everything waits for the process stage; where that has no room for
-    /// the question, the client has gone without an answer and asks again.
+    /// A client has something to say. Who wants to know everything waits for the process stage, or is told that it has no
+    /// room for the question.
     fn client(&mut self, fd: RawFd) -> Result<()> {
         if let Some(client) = self.control.client(fd, &self.poll)? {
-            let _ = self.to_process.push(ToProcess::Show(client));
+            if self.to_process.push(ToProcess::Show(client)).is_err() {
+                return self.control.refuse(client, "too busy to say, ask again", &self.poll);
+            }
             if self.to_process.flush() {
                 self.bells.process.pushed();
             }
