@@ -53,16 +53,25 @@ pub struct TunOffloads {
 /// There is no such interface; the error names those there are.
 pub fn examine(iface: &str, generic: bool) -> Result<Report> {
     let facts = Facts::gather(iface)?;
-    let frame = FrameSize::for_mtu(facts.nic.mtu as usize).unwrap_or(FrameSize::Page);
-    let umem = u64::from(UmemSettings::default().frames) * frame.bytes() as u64;
-    let rungs = rungs(&facts, Asked { xdp: true, generic, umem, own_program: None });
-    Ok(Report {
-        rung: best(&rungs),
-        rungs: rungs.map(|(rung, verdict)| Verdict { rung, why_not: verdict.err() }).into(),
-        costs: facts.nic.costs(),
-        tun: tun_offloads(facts.privileges),
-        facts,
-    })
+    let tun = tun_offloads(facts.privileges);
+    Ok(Report::of(facts, generic, tun))
+}
+
+impl Report {
+    fn of(facts: Facts, generic: bool, tun: TunOffloads) -> Report {
+        let frame = FrameSize::for_mtu(facts.nic.mtu as usize).unwrap_or(FrameSize::Page);
+        let umem = u64::from(UmemSettings::default().frames) * frame.bytes() as u64;
+        // A tunnel that runs here already is no reason why none can.
+        let own_program = facts.nic.hook.iter().find(|hook| hook.is_veil()).map(|hook| hook.program);
+        let rungs = rungs(&facts, Asked { xdp: true, generic, umem, own_program });
+        Report {
+            rung: best(&rungs),
+            rungs: rungs.map(|(rung, verdict)| Verdict { rung, why_not: verdict.err() }).into(),
+            costs: facts.nic.costs(),
+            tun,
+            facts,
+        }
+    }
 }
 
 fn tun_offloads(privileges: Privileges) -> TunOffloads {

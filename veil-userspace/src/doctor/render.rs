@@ -54,7 +54,11 @@ fn interface(page: &mut Page, nic: &Nic) {
         page.line("XDP hook", "free");
     }
     for hook in &nic.hook {
-        let text = page.paint(YELLOW, &holder(hook));
+        let text = if hook.is_veil() {
+            format!("VEIL's: {}", holder(hook))
+        } else {
+            page.paint(YELLOW, &holder(hook))
+        };
         page.line("XDP hook", &text);
     }
 }
@@ -129,21 +133,11 @@ fn ladder(page: &mut Page, report: &Report) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Verdict;
     use super::*;
-    use veil_xdp::ladder::{Asked, best, rungs};
     use veil_xdp::nic::{Driver, HookMode, MtuLimit, Queues, XdpFeatures};
 
     fn example(facts: Facts) -> Report {
-        let asked = Asked { xdp: true, generic: false, umem: 16 << 20, own_program: None };
-        let rungs = rungs(&facts, asked);
-        Report {
-            rung: best(&rungs),
-            rungs: rungs.map(|(rung, verdict)| Verdict { rung, why_not: verdict.err() }).into(),
-            costs: facts.nic.costs(),
-            tun: TunOffloads { tso: true, uso: true, unknown: None },
-            facts,
-        }
+        Report::of(facts, false, TunOffloads { tso: true, uso: true, unknown: None })
     }
 
     fn veth() -> Facts {
@@ -226,6 +220,20 @@ what that costs this host
             assert!(text.contains(line), "{text}");
         }
         assert!(!text.contains("costs"), "{text}");
+    }
+
+    #[test]
+    fn a_tunnel_that_runs_is_in_nobodys_way() {
+        let mut facts = veth();
+        let (mode, processes) = (HookMode::Native, vec!["veil (pid 71)".into()]);
+        facts.nic.hook = vec![Hook { mode, program: 12, name: Some("veil_steer".into()), processes }];
+        let text = render(&example(facts), false);
+        for line in [
+            "  XDP hook        VEIL's: program 12 veil_steer, native mode, held by veil (pid 71)\n",
+            "VEIL would stand on native copy\n",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
     }
 
     #[test]

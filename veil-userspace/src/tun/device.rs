@@ -145,10 +145,9 @@ fn attach_error(name: &str, error: tun::Error) -> anyhow::Error {
         (Some(libc::ENOENT | libc::ENODEV | libc::ENXIO), _) => {
             "no /dev/net/tun: load the driver (`modprobe tun`), or give the container that device".to_owned()
         }
-        (Some(libc::EPERM | libc::EACCES), _) => format!(
-            "no permission to attach TUN device {name}: run as root or with CAP_NET_ADMIN, \
-             or let the administrator create it for this user (`ip tuntap add {name} mode tun user NAME vnet_hdr`)"
-        ),
+        (Some(libc::EPERM | libc::EACCES), _) => {
+            format!("no permission to attach TUN device {name}: run as root or with CAP_NET_ADMIN")
+        }
         (Some(libc::EBUSY), _) => format!(
             "TUN device {name} is held by another program: stop that one, or choose another interface name"
         ),

@@ -43,6 +43,13 @@ pub struct Hook {
     pub processes: Vec<String>,
 }
 
+impl Hook {
+    /// Whether the program is VEIL's: a tunnel that runs on this interface already.
+    pub fn is_veil(&self) -> bool {
+        self.name.as_deref() == Some(veil_ebpf::PROGRAM)
+    }
+}
+
 /// An interface as rtnetlink knows it.
 pub struct Link {
     pub index: u32,

@@ -90,8 +90,10 @@ impl UdpRx {
         let sockets = self.sockets.clone();
         let Some(fd) = sockets.all()[socket] else { return Ok(true) };
         let (mut errors, mut bytes) = (0, 0);
+        // Messages are counted and not runs: whoever sends empty ones must not keep this going either.
+        let mut left = budget - got.runs;
         while bytes < CALL_BYTES {
-            let want = self.ask.min(budget - got.runs).min(out.room());
+            let want = self.ask.min(left).min(out.room());
             self.frames.extend(std::iter::from_fn(|| set.take()).take(want));
             let asked = self.frames.len();
             if asked == 0 {
@@ -106,6 +108,7 @@ impl UdpRx {
             }
             match filled {
                 Ok(filled) => {
+                    left -= filled;
                     let brought = self.deliver(socket, set, out, got);
                     let warm = CALL_BYTES * filled / brought.max(1);
                     self.ask = (2 * filled).max(LEAST).min(warm).clamp(1, BATCH);

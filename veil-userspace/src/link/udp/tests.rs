@@ -280,6 +280,18 @@ fn an_empty_datagram_is_counted_and_goes_no_further() {
 }
 
 #[test]
+fn empty_datagrams_use_the_budget_up_like_any_other() {
+    let mut b = Side::new();
+    let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    for _ in 0..100 {
+        sender.send_to(b"", ("127.0.0.1", b.port)).unwrap();
+    }
+    let got = b.rx.receive(&mut b.receive, &mut b.out, 64).unwrap();
+    assert_eq!((got.runs, got.more), (0, true));
+    assert_eq!(b.rx.counters().receive_drops.of(DropReason::TooShort), 64);
+}
+
+#[test]
 fn receiving_stops_at_the_budget_and_says_that_there_is_more() {
     let (mut a, mut b) = (Side::new(), Side::new());
     b.rx.set_gro(false);
