@@ -97,6 +97,7 @@ pub fn run_with(config: Config, options: RunOptions, entropy: Box<dyn Entropy>) 
         Chosen::Xdp { interface, required } => {
             let settings = xdp::Settings {
                 interface,
+                listen: run.config.listen.ip(),
                 port,
                 dscp: run.config.link.dscp,
                 mode: options.xdp_mode.unwrap_or(run.config.link.xdp_mode),

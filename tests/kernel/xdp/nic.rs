@@ -1,6 +1,8 @@
 //! The NIC changes under running daemons: down and up, gone and back, its program detached, its MTU another. The tunnel
 //! goes on by UDP and returns to AF_XDP.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use veil_lab::{Daemon, Namespace, Ping, Transfer, require_privileges};
 use veil_tests::{number, show};
@@ -152,6 +154,8 @@ fn detached(hosts: Hosts, link: Link) -> Result<()> {
     let scene = Scene::new(hosts, link)?;
     let ([left, right], far) = (scene.daemons(), scene.far());
     let transfer = scene.transfer()?;
+    // Some seconds after the start: what no event tells is looked at every second, and not once.
+    std::thread::sleep(Duration::from_millis(2500));
     detach(*on_the_hook(far)?.first().context("nothing is attached")?)?;
     stands_on(right, "udp")?;
     ensure!(on_the_hook(far)?.is_empty(), "it was attached again");

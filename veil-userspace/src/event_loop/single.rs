@@ -279,7 +279,8 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
         if self.from_tun.is_empty() {
             self.outbound_underway.all_went(&self.added.outbound, stopwatch);
         }
-        if self.to_link.is_empty() && !self.link_tx.holds_runs() {
+        // Blocked, it is asked again: what blocked it may be gone with the ring.
+        if self.to_link.is_empty() && !self.link_tx.holds_runs() && !self.blocked {
             return Ok(());
         }
         let result = self.link_tx.send(&mut self.to_link, self.process.transmit_set());

@@ -308,6 +308,7 @@ impl PipelineProcessor {
         let starved = self.unsettled
             || wiring.from_link.has_items()
             || wiring.from_tun.has_items()
+            || wiring.to_tun.room() < 2
             || wiring.to_control.holds();
         wiring.bells.process.lie_down(starved);
         // What was due before it lay down has not rung for it.

@@ -13,7 +13,7 @@ use veil_proto::thread_checker::ThreadChecker;
 use super::homes::HomesOfTx;
 use super::marks::MarkReceiver;
 use super::parked::Parked;
-use super::{BATCH, BYTES, Bells, Waiting};
+use super::{BATCH, BYTES, Bells, TURNS_PER_LOOK, Waiting};
 use crate::event_loop::added::AddedTime;
 use crate::event_loop::poll::{Interest, Poll};
 use crate::event_loop::waker::{Bed, Bell};
@@ -68,13 +68,21 @@ impl<S: LinkTx, W: TunWrite> TxStage<S, W> {
                 stage.finish();
                 return Ok(());
             }
-            while stage.turn() {}
-            if stage.waiting.comes(|| stage.ready()) {
+            let busy = (0..TURNS_PER_LOOK).all(|_| stage.turn());
+            if !busy && stage.waiting.comes(|| stage.ready()) {
                 continue;
             }
             let blocked_on = stage.link.blocked_on().filter(|_| stage.blocked).map(|fd| fd.as_raw_fd());
             watch.follow(blocked_on).context("cannot watch the link for room")?;
             let bed = watch.bed();
+            if busy {
+                // However much there is to write, the link may want something, or have room again.
+                if matches!(bed, Bed::Descriptors) {
+                    let seen = watch.wait(false).context("cannot look for events")?;
+                    stage.see_to(seen);
+                }
+                continue;
+            }
             bell.set_bed(bed);
             let block = stage.waiting.sleeps() && stage.lies_down() && !bell.is_stopping();
             let kept = Some(stage).filter(|stage| stage.blocked);

@@ -33,6 +33,8 @@ fn share((all, [least, most]): (u32, [u32; 2]), queues: u32) -> u32 {
 /// The receiving side of all queues.
 pub struct RxLane {
     pub sockets: Vec<XskRx>,
+    /// The interface they receive from.
+    pub interface: u32,
     /// Frames that wait to be filled, and those just received.
     pub spare: Vec<UmemFrame>,
     /// Last, so that it is told when everything else is gone.
@@ -225,7 +227,7 @@ fn step(
         copies: attach == AttachMode::Native && bind == BindMode::Copy,
         umem,
     };
-    let mut rx = RxLane { sockets: Vec::new(), spare: frames, leave: None };
+    let mut rx = RxLane { sockets: Vec::new(), interface: 0, spare: frames, leave: None };
     let mut sockets = Vec::new();
     for queue in 0..queues {
         let bound = tx.umem.bind(interface, queue, bind).map_err(|error| Refusal {

@@ -30,6 +30,7 @@ use super::udp::{UdpRx, UdpTx};
 use crate::config::XdpMode;
 use anyhow::{Context, Result, bail};
 use ready::Ready;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use supervisor::Supervisor;
@@ -40,7 +41,8 @@ use veil_xdp::next_hop::NextHops;
 pub struct Settings {
     /// The NIC.
     pub interface: String,
-    /// The UDP port, ours.
+    /// The address that is listened on, and the UDP port, ours.
+    pub listen: IpAddr,
     pub port: u16,
     /// The code point of outer datagrams.
     pub dscp: u8,

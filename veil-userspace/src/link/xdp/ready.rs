@@ -7,6 +7,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Something to read, as long as there is.
 pub const READ: u32 = libc::EPOLLIN as u32;
@@ -111,10 +112,20 @@ impl Alarm {
         self.start(after, libc::timespec { tv_sec: 0, tv_nsec: 0 });
     }
 
-    /// Fires every second from now on.
-    pub fn every_second(&self) {
-        let second = libc::timespec { tv_sec: 1, tv_nsec: 0 };
-        self.start(second, second);
+    /// Fires every `period`, each time after the one before was [taken](Self::take).
+    pub fn every(&self, period: Duration) {
+        let period = libc::timespec {
+            tv_sec: period.as_secs() as libc::time_t,
+            tv_nsec: period.subsec_nanos().into(),
+        };
+        self.start(period, period);
+    }
+
+    /// Takes note that it has fired. The kernel does not start a period anew before (fs/timerfd.c).
+    pub fn take(&self) {
+        let mut fired = [0; 8];
+        // SAFETY: eight bytes of a local. It fails only when it has not fired.
+        unsafe { libc::read(self.0.as_raw_fd(), fired.as_mut_ptr().cast(), fired.len()) };
     }
 
     fn start(&self, after: libc::timespec, then_every: libc::timespec) {
@@ -140,4 +151,25 @@ unsafe fn owned(fd: i32) -> io::Result<OwnedFd> {
     check(fd)?;
     // SAFETY: by the function's own condition.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_periodic_alarm_fires_again_and_again() {
+        let (ready, alarm) = (Ready::new().unwrap(), Alarm::new().unwrap());
+        ready.add(alarm.as_fd(), NEW).unwrap();
+        alarm.every(Duration::from_millis(1));
+        for _ in 0..3 {
+            let mut poll = libc::pollfd { fd: ready.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+            // SAFETY: `poll` is one pollfd and outlives the call.
+            assert_eq!(unsafe { libc::poll(&mut poll, 1, 60_000) }, 1, "it does not fire any more");
+            let mut fired = false;
+            ready.look(|fd, _| fired |= fd == alarm.as_fd().as_raw_fd());
+            assert!(fired);
+            alarm.take();
+        }
+    }
 }

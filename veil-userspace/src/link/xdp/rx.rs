@@ -14,6 +14,7 @@ use crate::link::udp::{PathError, UdpRx};
 use crate::link::{Fds, LinkCounters, LinkRx, Received};
 use anyhow::{Context, Result};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -130,14 +131,14 @@ impl XdpRx {
         got: &mut Received,
     ) -> usize {
         let XdpRx { lane: Some(lane), first, counters, status, .. } = self else { return 0 };
-        let RxLane { sockets, spare, .. } = lane;
+        let RxLane { sockets, interface, spare, .. } = lane;
         let queues = sockets.len();
         *first = (*first + 1) % queues.max(1);
         let mut came = 0;
         for n in 0..queues {
             let socket = &mut sockets[(*first + n) % queues];
             let mut join = Join::new(set, out, budget, got, counters);
-            came += ring(socket, spare, &mut join, &status.counters);
+            came += ring(socket, *interface, spare, &mut join, &status.counters);
             join.finish();
         }
         came
@@ -147,6 +148,7 @@ impl XdpRx {
 /// Takes what is on one ring. Returns how many frames came.
 fn ring(
     socket: &mut XskRx,
+    interface: u32,
     spare: &mut Vec<UmemFrame>,
     join: &mut Join<'_, impl Outbox<Sealed>>,
     counters: &XdpCounters,
@@ -173,7 +175,8 @@ fn ring(
                 join.counters.receive_drops.count(DropReason::TooShort);
                 continue;
             }
-            join.append(payload, Path::to(outer.from).from_local(outer.to), outer.tos);
+            let from = scoped(outer.from, interface);
+            join.append(payload, Path::to(from).from_local(outer.to), outer.tos);
         }
         // Where packets are received does not matter: their frames go back before anything is opened.
         if count > 0
@@ -188,6 +191,16 @@ fn ring(
     counters.ring_received.bump(packets as u64);
     join.counters.received(packets, bytes);
     packets
+}
+
+/// A link-local address with the interface it was seen on, as a socket gives it (RFC 4007).
+fn scoped(mut address: SocketAddr, interface: u32) -> SocketAddr {
+    if let SocketAddr::V6(v6) = &mut address
+        && v6.ip().is_unicast_link_local()
+    {
+        v6.set_scope_id(interface);
+    }
+    address
 }
 
 impl LinkRx for XdpRx {

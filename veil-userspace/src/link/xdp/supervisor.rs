@@ -16,6 +16,7 @@ use super::ladder::{Leave, Reached, RxLane, TxLane, climb};
 use super::ready::Waker;
 use super::status::XdpStatus;
 use std::io;
+use std::net::IpAddr;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -127,7 +128,7 @@ impl Supervisor {
             // It wakes us when it is gone.
             return None;
         }
-        let addresses = self.mirror.local_addresses(index);
+        let addresses = self.addresses(index);
         match climb(&self.settings, &link, &addresses) {
             Ok(Reached { rung, frame_size, queues, reason, mut rx, tx, program, sockets }) => {
                 self.status.keep(program, sockets);
@@ -137,6 +138,7 @@ impl Supervisor {
                 (self.paused, self.tried) = (false, None);
                 let (leave, receiving) = Leave::new(self.sender.clone());
                 (rx.leave, self.receiving) = (Some(leave), receiving);
+                rx.interface = index;
                 self.hand_over(Some(rx));
                 Some(tx)
             }
@@ -150,6 +152,14 @@ impl Supervisor {
                 None
             }
         }
+    }
+
+    /// The addresses that datagrams to the port are taken for: those the UDP socket beside is bound to. What is for others
+    /// is for whoever listens there.
+    fn addresses(&self, interface: u32) -> Vec<IpAddr> {
+        let mut addresses = self.mirror.local_addresses(interface);
+        addresses.retain(|address| hears(self.settings.listen, *address));
+        addresses
     }
 
     fn hand_over(&self, lane: Option<RxLane>) {
@@ -167,7 +177,7 @@ impl Supervisor {
         if changes.addresses
             && let Some(standing) = &self.standing
         {
-            let addresses = self.mirror.local_addresses(standing.interface);
+            let addresses = self.addresses(standing.interface);
             let set = self.status.with_program(|program| program.set_local(&addresses));
             if let Some(Err(error)) = set {
                 tracing::warn!("{}: {error}", self.settings.interface);
@@ -264,7 +274,33 @@ impl Supervisor {
     }
 }
 
+/// Whether a socket bound to `listen` hears what is sent to `address`; an unspecified IPv6 address means IPv4 as well.
+fn hears(listen: IpAddr, address: IpAddr) -> bool {
+    match listen {
+        listen if !listen.is_unspecified() => listen == address,
+        IpAddr::V4(_) => address.is_ipv4(),
+        IpAddr::V6(_) => true,
+    }
+}
+
 /// Whether the interface takes packets that its frames do not hold.
 fn outgrows(link: &Link, frames: FrameSize) -> bool {
     FrameSize::for_mtu(link.mtu as usize).is_none_or(|size| size.bytes() > frames.bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_socket_would_hear_is_taken() {
+        let heard = |listen: &str| {
+            let here = ["192.0.2.1", "192.0.2.2", "2001:db8::1"].map(|ip| ip.parse::<IpAddr>().unwrap());
+            here.map(|address| hears(listen.parse().unwrap(), address))
+        };
+        assert_eq!(heard("::"), [true, true, true]);
+        assert_eq!(heard("0.0.0.0"), [true, true, false]);
+        assert_eq!(heard("192.0.2.2"), [false, true, false]);
+        assert_eq!(heard("2001:db8::1"), [false, false, true]);
+    }
 }

@@ -20,6 +20,7 @@ use anyhow::{Context, Result};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 use veil_proto::{DropReason, Now, Path, SingleWriter};
 use veil_xdp::{HEADROOM, Kicked};
 
@@ -29,6 +30,8 @@ const TO_UDP: usize = 128;
 const GSO_PAYS: usize = 4;
 /// Completions of zero-copy make no event: somebody who waits for them looks again after this long, in nanoseconds.
 const COMPLETIONS: u32 = 1_000_000;
+/// How often the supervisor looks at what no event tells.
+const TICK: Duration = Duration::from_secs(1);
 
 /// The sending end of an AF_XDP link.
 pub struct XdpTx {
@@ -59,7 +62,7 @@ impl XdpTx {
         status: Arc<XdpStatus>,
     ) -> Result<Self> {
         let [alarm, tick] = [Alarm::new()?, Alarm::new()?];
-        tick.every_second();
+        tick.every(TICK);
         ready.add(supervisor.mirror.as_fd(), READ).context("cannot watch netlink")?;
         for timer in [&alarm, &tick] {
             ready.add(timer.as_fd(), NEW).context("cannot watch a timer")?;
@@ -316,6 +319,9 @@ impl LinkTx for XdpTx {
             changed |= [mirror, waker].contains(&fd);
             tick |= fd == timer;
         });
+        if tick {
+            self.tick.take();
+        }
         if changed || tick {
             self.supervise(tick, now);
         }
