@@ -133,6 +133,11 @@ fn receive_all(host: &MemHost) -> usize {
 fn both_ways(modes: [ThreadingMode; 2], settings: Settings) {
     let sides = pair(modes.map(|mode| Setup { settings, ..mode.into() }), 4);
     meet(&sides);
+    arrive_in_order(sides);
+}
+
+/// A lot of packets both ways between two sides that have met.
+fn arrive_in_order(sides: [Side; 2]) {
     let got = thread::scope(|scope| {
         let receivers = [&sides[1].host, &sides[0].host].map(|host| scope.spawn(|| receive_all(host)));
         let senders = [0, 1].map(|n: usize| (n, &sides[n].host));

@@ -5,14 +5,15 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use veil_userspace::event_loop::ThreadingMode;
 
-use crate::LIMIT;
 use crate::net::Net;
-use crate::side::Ended;
+use crate::side::{Ended, link, pair_over};
 use crate::wire::{Datagram, arrives};
+use crate::{LIMIT, arrive_in_order, meet, packet};
 
 in_each_mode! {
     packets_wider_than_the_path_arrive_in_pieces
     a_path_that_says_nothing_is_found_to_be_narrow
+    what_follows_a_packet_in_pieces_arrives_after_it
 }
 
 /// Bytes of the largest datagram that the way takes: an MTU of 1300, over IPv4. Some packets are wider, most are not.
@@ -48,6 +49,23 @@ fn a_path_that_says_nothing_is_found_to_be_narrow(mode: ThreadingMode) {
         assert_in_pieces(&ended);
         assert!(ended.shown.drops.is_empty(), "{:#?}", ended.shown);
     }
+}
+
+fn what_follows_a_packet_in_pieces_arrives_after_it(mode: ThreadingMode) {
+    let ends = link(4);
+    ends.iter().for_each(|end| end.rx.narrow(WIDEST));
+    let sides = pair_over([mode.into(); 2], ends);
+    meet(&sides);
+    // The first that are too wide are refused and lost: that is how a side learns.
+    for (from, to) in [(0, 1), (1, 0)] {
+        let mut wide =
+            (0..).map(|number| packet(from, number)).find(|packet| packet.len() > WIDEST).expect("one");
+        wide[28..32].copy_from_slice(&u32::MAX.to_be_bytes());
+        while sides[to].host.receive().is_none_or(|(_, packet)| packet.len() < wide.len()) {
+            sides[from].host.send(&wide);
+        }
+    }
+    arrive_in_order(sides);
 }
 
 fn assert_in_pieces(ended: &Ended) {

@@ -154,12 +154,17 @@ pub fn link(limit: usize) -> [MemLink; 2] {
 
 /// Two sides joined by a link in memory that holds `limit` runs each way.
 pub fn pair(setups: [Setup; 2], limit: usize) -> [Side; 2] {
+    pair_over(setups, link(limit))
+}
+
+/// Two sides joined by this link.
+pub fn pair_over(setups: [Setup; 2], [a, b]: [MemLink; 2]) -> [Side; 2] {
     let mut entropy = SystemEntropy::new();
     let keys = [(); 2].map(|()| generate_x25519_keypair(&mut entropy));
     let public = [keys[0].public, keys[1].public];
     let other =
         |n: usize| Other { public_key: public[n], host: host(n), endpoint: Some(outside(n).to_string()) };
-    let ([a, b], [first, second]) = (link(limit), keys);
+    let [first, second] = keys;
     [Side::start(0, first, &[other(1)], a, setups[0]), Side::start(1, second, &[other(0)], b, setups[1])]
 }
 
@@ -305,7 +310,7 @@ fn parts(
         process,
         handshakes,
         endpoints,
-        leases: Leases::new(&config.name, MTU),
+        leases: Leases::new(&config.name, MTU, Vec::new()),
         state,
         control: ControlSocket::bind(&folder.join("veil.sock")).expect("a socket in a scratch folder"),
         facts: Facts::new(config, Vec::new(), String::new(), (setup.mode, String::new()), now()),

@@ -310,7 +310,7 @@ impl End {
         piece: &[u8],
         now: Now,
     ) -> Result<Option<Vec<u8>>, DropReason> {
-        let Some(mut whole) = self.sessions.accept_fragment(opened.session, flags, piece, now)?.whole else {
+        let Some(mut whole) = self.sessions.accept_fragment(opened.session, flags, 0, piece, now)? else {
             return Ok(None);
         };
         self.sessions.accept_ip(opened.peer, whole.flags, &mut whole.bytes, 0)?;

@@ -150,6 +150,7 @@ fn drops(gauges: &Gauges, opened: &SessionCounters, stage: &ProcessCounters) -> 
         &gauges.tun.write_drops,
         &gauges.handshake_drops,
         &opened.drops,
+        &opened.reassembly_drops,
         &stage.drops,
         &stage.frame_drops,
         &stage.inbound_drops,

@@ -170,7 +170,6 @@ impl Sealed {
 pub struct Opened {
     pub frame: Frame,
     pub segment: u16,
-    pub tos: u8,
 }
 
 /// One packet or super-packet from the host, as the TUN delivered it.

@@ -255,7 +255,7 @@ mod tests {
             assert!(frame.table_mut().push(length as u16));
         }
         let mut runs = Bounded::new(1);
-        runs.push(Opened { frame: frame.into(), segment: 100, tos: 0 }).unwrap();
+        runs.push(Opened { frame: frame.into(), segment: 100 }).unwrap();
         tx.write(&mut runs, &mut set);
 
         assert!(set.is_whole());
@@ -275,7 +275,7 @@ mod tests {
         frame.set_len(50);
         assert!(frame.table_mut().push(60) && frame.table_mut().push(1));
         let mut runs = Bounded::new(1);
-        runs.push(Opened { frame: frame.into(), segment: 50, tos: 0 }).unwrap();
+        runs.push(Opened { frame: frame.into(), segment: 50 }).unwrap();
         tx.write(&mut runs, &mut set);
         assert_eq!(host.receive(), None);
         assert!(set.is_whole());

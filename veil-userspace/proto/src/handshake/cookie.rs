@@ -1,7 +1,7 @@
 //! Cookies of the responder: what a source must show under load, to prove that it receives at the address it sends from.
 //!
 //! A cookie is a MAC of the source's address under a secret that only we know; nothing is kept per source. The secret is
-//! renewed every 120 s, on use, and its predecessor is accepted for as long again. Asked by the responder only under load.
+//! renewed on use once it is 120 s old, and accepted until it is 240 s old. Asked by the responder only under load.
 
 use std::sync::{PoisonError, RwLock};
 
@@ -22,8 +22,8 @@ pub struct CookieSecrets(RwLock<Secrets>);
 
 struct Secrets {
     current: Secret,
-    /// The one before, while it is accepted.
-    previous: Option<Secret>,
+    /// The one before, and when its time began.
+    previous: Option<(Secret, u64)>,
     renewed_at: Option<u64>,
 }
 
@@ -63,7 +63,12 @@ impl CookieSecrets {
             return Ok(());
         }
         match &secrets.previous {
-            Some(previous) if verify_mac2(sealed, &cookie_value(previous, path)) => Ok(()),
+            Some((previous, since))
+                if now.mono.saturating_sub(*since) < 2 * COOKIE_LIFE
+                    && verify_mac2(sealed, &cookie_value(previous, path)) =>
+            {
+                Ok(())
+            }
             _ => Err(cookie),
         }
     }
@@ -79,7 +84,7 @@ impl CookieSecrets {
             Some(age) if age < COOKIE_LIFE => return,
             Some(age) => {
                 let old = std::mem::replace(&mut secrets.current, next);
-                secrets.previous = (age < 2 * COOKIE_LIFE).then_some(old);
+                secrets.previous = (age < 2 * COOKIE_LIFE).then(|| (old, now.mono - age));
             }
             // First use: the secret it was made with has not aged yet.
             None => {}
@@ -139,6 +144,10 @@ mod tests {
         assert_eq!(give(&initiation(Some(&second), &mut others), 1240), Ok(()));
         let fourth = give(&initiation(Some(&third), &mut others), 1240 + 240);
         assert!(fourth.is_err(), "after a long rest the predecessor is too old as well");
+        let fifth = give(&without, 2000).unwrap_err();
+        let with_fifth = initiation(Some(&fifth), &mut others);
+        assert_eq!(give(&with_fifth, 2239), Ok(()), "renewed late, and accepted still");
+        assert!(give(&with_fifth, 2240).is_err(), "but no longer for that");
     }
 
     #[test]

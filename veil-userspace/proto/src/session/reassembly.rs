@@ -34,20 +34,14 @@ pub struct Reassembled {
     pub bytes: Vec<u8>,
     /// The flags all its pieces carried.
     pub flags: u8,
-}
-
-/// What a piece led to.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// The packet this piece completed.
-    pub whole: Option<Reassembled>,
-    /// Packets given up on the way: too old, or too many at once.
-    pub given_up: u64,
+    /// A piece of it came marked as having met congestion: so has the packet (RFC 3168, section 5.3).
+    pub congested: bool,
 }
 
 struct Partial {
     id: u32,
     flags: u8,
+    congested: bool,
     started: u64,
     bytes: Vec<u8>,
     /// The ranges that have arrived, in order and without overlap.
@@ -58,16 +52,24 @@ struct Partial {
 #[derive(Default)]
 pub struct FragmentReassembly {
     packets: Vec<Partial>,
+    given_up: u64,
 }
 
 impl FragmentReassembly {
-    /// Takes one FRAGMENT payload in.
+    /// Takes one FRAGMENT payload in, which came marked as having met congestion or not. Returns the packet that it
+    /// completes.
     ///
     /// # Errors
     /// [`DropReason::FrameMalformed`] for a piece that cannot be one; [`DropReason::FragmentConflict`] when it overlaps or
     /// disagrees with others of its packet, which is dropped with it.
-    pub fn accept(&mut self, flags: u8, payload: &[u8], now: u64) -> Result<Progress, DropReason> {
-        let mut progress = Progress { whole: None, given_up: self.expire(now) };
+    pub fn accept(
+        &mut self,
+        flags: u8,
+        congested: bool,
+        payload: &[u8],
+        now: u64,
+    ) -> Result<Option<Reassembled>, DropReason> {
+        self.expire(now);
         let (header, piece) =
             payload.split_first_chunk::<FRAGMENT_HEADER>().ok_or(DropReason::FrameMalformed)?;
         let [i0, i1, i2, i3, o0, o1, t0, t1] = *header;
@@ -88,9 +90,10 @@ impl FragmentReassembly {
             None => {
                 if self.packets.len() == MAX_PACKETS {
                     self.packets.remove(0);
-                    progress.given_up += 1;
+                    self.given_up += 1;
                 }
-                let partial = Partial { id, flags, started: now, bytes: vec![0; total], have: Vec::new() };
+                let (bytes, have) = (vec![0; total], Vec::new());
+                let partial = Partial { id, flags, congested: false, started: now, bytes, have };
                 self.packets.push(partial);
                 self.packets.len() - 1
             }
@@ -107,18 +110,29 @@ impl FragmentReassembly {
             room.copy_from_slice(piece);
         }
         packet.have.insert(place, (offset, end));
+        packet.congested |= congested;
         if packet.have.iter().map(|(start, end)| end - start).sum::<usize>() == total {
-            let Partial { bytes, flags, .. } = self.packets.remove(at);
-            progress.whole = Some(Reassembled { bytes, flags });
+            let Partial { bytes, flags, congested, .. } = self.packets.remove(at);
+            return Ok(Some(Reassembled { bytes, flags, congested }));
         }
-        Ok(progress)
+        Ok(None)
     }
 
-    /// Drops what is too old; returns how many packets that were.
-    fn expire(&mut self, now: u64) -> u64 {
+    /// How many packets have been given up since this was last asked: too old, or too many at once.
+    pub fn take_given_up(&mut self) -> u64 {
+        std::mem::take(&mut self.given_up)
+    }
+
+    /// How many packets are not whole yet.
+    pub fn unfinished(&self) -> u64 {
+        self.packets.len() as u64
+    }
+
+    /// Drops what is too old.
+    fn expire(&mut self, now: u64) {
         let before = self.packets.len();
         self.packets.retain(|packet| now.saturating_sub(packet.started) < TIMEOUT);
-        (before - self.packets.len()) as u64
+        self.given_up += (before - self.packets.len()) as u64;
     }
 }
 
@@ -138,30 +152,43 @@ mod tests {
     #[test]
     fn a_packet_is_whole_with_its_last_piece_and_only_then() {
         let (mut reassembly, whole) = (FragmentReassembly::default(), packet(1500));
-        let first = reassembly.accept(1, &piece(9, 0, 1500, &whole[..1000]), 0).unwrap();
-        assert_eq!(first, Progress::default());
-        let last = reassembly.accept(1, &piece(9, 1000, 1500, &whole[1000..]), 0).unwrap();
-        assert_eq!(last.whole, Some(Reassembled { bytes: whole, flags: 1 }));
+        let first = reassembly.accept(1, false, &piece(9, 0, 1500, &whole[..1000]), 0).unwrap();
+        assert_eq!(first, None);
+        let last = reassembly.accept(1, false, &piece(9, 1000, 1500, &whole[1000..]), 0).unwrap();
+        assert_eq!(last, Some(Reassembled { bytes: whole, flags: 1, congested: false }));
         assert!(reassembly.packets.is_empty());
+    }
+
+    #[test]
+    fn whichever_piece_met_congestion_so_did_the_packet() {
+        for marked in 0..3 {
+            let (mut reassembly, whole) = (FragmentReassembly::default(), packet(1800));
+            let mut made = None;
+            for n in 0..3 {
+                let bytes = &whole[600 * n..600 * (n + 1)];
+                made = reassembly.accept(0, n == marked, &piece(9, 600 * n, 1800, bytes), 0).unwrap();
+            }
+            assert!(made.is_some_and(|made| made.congested), "piece {marked}");
+        }
     }
 
     #[test]
     fn an_overlapping_piece_drops_the_packet() {
         let (mut reassembly, whole) = (FragmentReassembly::default(), packet(1500));
-        reassembly.accept(0, &piece(9, 0, 1500, &whole[..1000]), 0).unwrap();
-        let overlap = reassembly.accept(0, &piece(9, 900, 1500, &whole[900..]), 0);
+        reassembly.accept(0, false, &piece(9, 0, 1500, &whole[..1000]), 0).unwrap();
+        let overlap = reassembly.accept(0, false, &piece(9, 900, 1500, &whole[900..]), 0);
         assert_eq!(overlap, Err(DropReason::FragmentConflict));
         // Not even the true piece completes it any more.
-        let true_piece = reassembly.accept(0, &piece(9, 1000, 1500, &whole[1000..]), 0).unwrap();
-        assert_eq!(true_piece.whole, None);
+        let true_piece = reassembly.accept(0, false, &piece(9, 1000, 1500, &whole[1000..]), 0).unwrap();
+        assert_eq!(true_piece, None);
     }
 
     #[test]
     fn pieces_that_disagree_about_total_or_flags_drop_the_packet() {
         for (flags, total) in [(1, 1500), (0, 1501)] {
             let (mut reassembly, whole) = (FragmentReassembly::default(), packet(1501));
-            reassembly.accept(0, &piece(9, 0, 1500, &whole[..1000]), 0).unwrap();
-            let other = reassembly.accept(flags, &piece(9, 1000, total, &whole[1000..total]), 0);
+            reassembly.accept(0, false, &piece(9, 0, 1500, &whole[..1000]), 0).unwrap();
+            let other = reassembly.accept(flags, false, &piece(9, 1000, total, &whole[1000..total]), 0);
             assert_eq!(other, Err(DropReason::FragmentConflict));
         }
     }
@@ -173,27 +200,30 @@ mod tests {
         for (offset, total, len) in
             [(0, 1500, MIN_PIECE - 1), (0, 1500, 0), (1000, 1500, 501), (0, REASSEMBLY_LIMIT + 1, 1000)]
         {
-            let refused = reassembly.accept(0, &piece(1, offset, total, &bytes[..len]), 0);
+            let refused = reassembly.accept(0, false, &piece(1, offset, total, &bytes[..len]), 0);
             assert_eq!(refused, Err(DropReason::FrameMalformed), "{offset} {total} {len}");
         }
-        assert_eq!(reassembly.accept(0, &[0; 7], 0), Err(DropReason::FrameMalformed));
+        assert_eq!(reassembly.accept(0, false, &[0; 7], 0), Err(DropReason::FrameMalformed));
     }
 
     #[test]
     fn what_is_not_whole_after_five_seconds_is_given_up_and_counted() {
         let (mut reassembly, whole) = (FragmentReassembly::default(), packet(1500));
-        reassembly.accept(0, &piece(1, 0, 1500, &whole[..1000]), 0).unwrap();
-        let late = reassembly.accept(0, &piece(1, 1000, 1500, &whole[1000..]), TIMEOUT).unwrap();
-        assert_eq!(late, Progress { whole: None, given_up: 1 });
+        reassembly.accept(0, false, &piece(1, 0, 1500, &whole[..1000]), 0).unwrap();
+        let late = reassembly.accept(0, false, &piece(1, 1000, 1500, &whole[1000..]), TIMEOUT).unwrap();
+        assert_eq!((late, reassembly.take_given_up(), reassembly.unfinished()), (None, 1, 1));
+        // Whatever the next piece is.
+        assert!(reassembly.accept(0, false, &[0; 7], 2 * TIMEOUT).is_err());
+        assert_eq!((reassembly.take_given_up(), reassembly.unfinished()), (1, 0));
     }
 
     #[test]
     fn only_eight_packets_are_in_progress_and_the_oldest_gives_way() {
         let (mut reassembly, whole) = (FragmentReassembly::default(), packet(1500));
-        let given_up: u64 = (0..20)
-            .map(|id| reassembly.accept(0, &piece(id, 0, 1500, &whole[..1000]), 0).unwrap().given_up)
-            .sum();
-        assert_eq!((given_up, reassembly.packets.len()), (12, MAX_PACKETS));
+        for id in 0..20 {
+            reassembly.accept(0, false, &piece(id, 0, 1500, &whole[..1000]), 0).unwrap();
+        }
+        assert_eq!((reassembly.take_given_up(), reassembly.packets.len()), (12, MAX_PACKETS));
     }
 
     proptest! {
@@ -222,7 +252,7 @@ mod tests {
             let mut made = None;
             for (start, end) in pieces {
                 prop_assert!(made.is_none());
-                made = reassembly.accept(0, &piece(5, start, total, &whole[start..end]), 0).unwrap().whole;
+                made = reassembly.accept(0, false, &piece(5, start, total, &whole[start..end]), 0).unwrap();
             }
             prop_assert_eq!(made.map(|m| m.bytes), Some(whole));
         }
@@ -231,7 +261,7 @@ mod tests {
         fn any_payload_is_taken_without_panic(payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..700), 0..20)) {
             let mut reassembly = FragmentReassembly::default();
             for payload in payloads {
-                let _ = reassembly.accept(0, &payload, 0);
+                let _ = reassembly.accept(0, false, &payload, 0);
                 prop_assert!(reassembly.packets.len() <= MAX_PACKETS);
             }
         }

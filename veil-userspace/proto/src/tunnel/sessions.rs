@@ -115,6 +115,8 @@ pub struct SessionCounters {
     pub sealed: AtomicU64,
     /// Datagrams refused, by reason.
     pub drops: DropCounters,
+    /// Packets given up of which only pieces had come.
+    pub reassembly_drops: DropCounters,
     /// Control frames sent, the first time or again.
     pub control_sent: AtomicU64,
     /// Of these, how many were sent again.

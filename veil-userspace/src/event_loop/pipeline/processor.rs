@@ -145,7 +145,7 @@ impl PipelineProcessor {
             }
         }
         let wiring = &mut self.wiring;
-        // A run may complete as many packets again.
+        // A run may be followed by a frame of packets that it completes.
         let limit = BATCH.min(wiring.to_tun.room() / 2);
         let took_in = wiring.from_link.refill_by(limit, BYTES, |run| run.frame.bytes().len());
         self.take_in(now);

@@ -1,21 +1,23 @@
 //! Inbound: every datagram of a run is opened in place, every mux frame checked, every accepted packet marked.
 
 use veil_proto::SingleWriter;
+use veil_proto::mux::ecn;
 use veil_proto::mux::frame::{ACK, CONTROL, FRAGMENT, HEADER_LEN as MUX_HEADER, IP, PROBE};
 use veil_proto::mux::{Frames, Item, RawFrame};
 use veil_proto::session::HEADER_LEN;
-use veil_proto::tunnel::{AHEAD, Inbound, InboundAhead, Opened as OpenedDatagram, ToHandshakes};
+use veil_proto::tunnel::{AHEAD, Accepted, Inbound, InboundAhead, Opened as OpenedDatagram, ToHandshakes};
 use veil_proto::{DropReason, Now, PeerId};
 
 use super::Process;
 use crate::frame::{Home, Inbox, InnerMark, MAX_SEGMENTS, Opened, Outbox, Sealed};
 use crate::prefetch::prefetch;
 
-/// An inner packet put together from pieces, checked and on its way to the host.
+/// A checked inner packet that goes to the host behind its run: put together from pieces, or what came after such a packet
+/// and must not overtake it.
 pub struct Whole {
     bytes: Vec<u8>,
-    tos: u8,
     partial: bool,
+    reassembled: bool,
 }
 
 impl Process {
@@ -43,10 +45,10 @@ impl Process {
                 }
                 let delivers = self.open_run(&mut run, to_handshakes, now);
                 left -= 1;
-                let Sealed { frame, segment, tos, .. } = run;
+                let Sealed { frame, segment, .. } = run;
                 if !delivers {
                     frame.home(home);
-                } else if let Err(opened) = to_tun.push(Opened { frame, segment, tos }) {
+                } else if let Err(opened) = to_tun.push(Opened { frame, segment }) {
                     // Room was looked for above, so this is never reached; if it were, the frame would still go home.
                     opened.frame.home(home);
                 }
@@ -66,28 +68,46 @@ impl Process {
             .then(|| self.sessions.look_ahead_inbound(batch.iter().map(|run| run.frame.bytes()), prefetch))
     }
 
-    /// Sends the packets that a run has completed after it, while more runs than `left` have room.
+    /// Sends the packets that go behind their run, as many in a frame as fit, while more runs than `left` have room.
     fn send_whole(&mut self, to_tun: &mut impl Outbox<Opened>, left: usize) {
-        for Whole { bytes, tos, partial } in self.whole.drain(..) {
-            let len = HEADER_LEN + MUX_HEADER + bytes.len();
+        if self.whole.is_empty() {
+            return;
+        }
+        let mut all = std::mem::take(&mut self.whole);
+        let mut packets = all.drain(..).peekable();
+        while packets.peek().is_some() {
             let frame = if to_tun.room() > left { self.injected.take() } else { None };
             let Some(mut frame) = frame else {
-                self.counters.reassembly_drops.count(DropReason::NoFrame);
-                continue;
+                packets.by_ref().for_each(|lost| {
+                    let counters = &self.counters;
+                    let drops =
+                        if lost.reassembled { &counters.reassembly_drops } else { &counters.frame_drops };
+                    drops.count(DropReason::NoFrame);
+                });
+                break;
             };
-            // Laid out as an opened datagram is, so that the TX stage needs no second way to read it.
-            let mark = InnerMark { length: bytes.len() as u16, deliver: true, partial };
-            if let Some(room) = frame.buffer_mut().get_mut(HEADER_LEN..len) {
-                room[..MUX_HEADER].copy_from_slice(&mark.encode());
-                room[MUX_HEADER..].copy_from_slice(&bytes);
+            // Laid out as one opened datagram, so that the TX stage needs no second way to read it.
+            let mut end = HEADER_LEN;
+            while let Some(Whole { bytes, partial, reassembled }) =
+                packets.next_if(|packet| end + MUX_HEADER + packet.bytes.len() <= usize::from(u16::MAX))
+            {
+                let mark = InnerMark { length: bytes.len() as u16, deliver: true, partial };
+                if let Some(room) = frame.buffer_mut().get_mut(end..end + MUX_HEADER + bytes.len()) {
+                    room[..MUX_HEADER].copy_from_slice(&mark.encode());
+                    room[MUX_HEADER..].copy_from_slice(&bytes);
+                }
+                end += MUX_HEADER + bytes.len();
+                let counter = if reassembled { &self.counters.reassembled } else { &self.counters.ip };
+                counter.bump(1);
             }
-            frame.set_len(len);
-            frame.table_mut().push((len - HEADER_LEN) as u16);
-            self.counters.reassembled.bump(1);
-            if let Err(refused) = to_tun.push(Opened { frame: frame.into(), segment: len as u16, tos }) {
+            frame.set_len(end);
+            frame.table_mut().push((end - HEADER_LEN) as u16);
+            if let Err(refused) = to_tun.push(Opened { frame: frame.into(), segment: end as u16 }) {
                 refused.frame.home(&mut self.injected);
             }
         }
+        drop(packets);
+        self.whole = all;
     }
 
     /// One piece of a packet: kept until the others are there, then checked as any packet is.
@@ -99,11 +119,13 @@ impl Process {
         payload: &[u8],
         now: Now,
     ) -> Result<(), DropReason> {
-        let progress = self.sessions.accept_fragment(from.session, flags, payload, now)?;
-        self.counters.reassembly_drops.add(DropReason::FragmentIncomplete, progress.given_up);
-        let Some(mut whole) = progress.whole else { return Ok(()) };
+        let whole = self.sessions.accept_fragment(from.session, flags, tos, payload, now)?;
+        let Some(mut whole) = whole else { return Ok(()) };
+        let tos = if whole.congested { tos | ecn::CE } else { tos };
         match self.sessions.accept_ip(from.peer, whole.flags, &mut whole.bytes, tos) {
-            Ok(accepted) => self.whole.push(Whole { bytes: whole.bytes, tos, partial: accepted.partial }),
+            Ok(Accepted { partial }) => {
+                self.whole.push(Whole { bytes: whole.bytes, partial, reassembled: true });
+            }
             Err(reason) => {
                 self.counters.reassembly_drops.count(reason);
                 self.count_peer_drop(from.peer, reason);
@@ -203,10 +225,14 @@ impl Process {
             IP => {
                 let packet = plaintext.get_mut(frame.payload)?;
                 return match self.sessions.accept_ip(from.peer, frame.flags, packet, tos) {
-                    Ok(accepted) => {
+                    Ok(Accepted { partial }) => {
                         self.sessions.carried(from, now);
+                        if !self.whole.is_empty() {
+                            self.whole.push(Whole { bytes: packet.to_vec(), partial, reassembled: false });
+                            return None;
+                        }
                         self.counters.ip.bump(1);
-                        Some(accepted.partial)
+                        Some(partial)
                     }
                     Err(reason) => {
                         self.drop_frame(from.peer, reason);

@@ -150,6 +150,15 @@ impl Process {
     /// Sends what is owed after a batch: packets that waited for a session, control frames, probes, and keepalives to whom
     /// nothing else went.
     pub fn settle(&mut self, to_link: &mut impl Outbox<Sealed>, now: Now) {
+        self.take_events(to_link, now);
+        self.send_owed(to_link, now);
+        self.flush(to_link, now);
+        self.keepalives(to_link, now);
+        self.counters.waiting.store(self.waiting.len() as u64, Relaxed);
+    }
+
+    /// Takes in what has happened to peers. Packets that waited for a session are sealed: before any that came after them.
+    fn take_events(&mut self, to_link: &mut impl Outbox<Sealed>, now: Now) {
         while let Some(event) = self.sessions.next_event() {
             match event {
                 PeerEvent::Usable(peer) => {
@@ -167,10 +176,6 @@ impl Process {
                 }
             }
         }
-        self.send_owed(to_link, now);
-        self.flush(to_link, now);
-        self.keepalives(to_link, now);
-        self.counters.waiting.store(self.waiting.len() as u64, Relaxed);
     }
 
     /// Whether there are frames and room to seal one more packet into; without, what is owed waits for the next

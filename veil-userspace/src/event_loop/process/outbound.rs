@@ -27,8 +27,7 @@ use crate::prefetch::prefetch;
 const MAX_DATAGRAMS: usize = 64;
 /// Bytes in a run: the largest UDP payload over IPv4.
 const MAX_RUN: usize = 65_507;
-/// Runs that one packet may begin. A packet begins its own, or one whose size its pieces fit and one for the last of
-/// them; a super-packet of small segments with long headers a few more.
+/// Runs that one packet may begin: its own; a super-packet of small segments with long headers a few more.
 const RUNS_PER_PACKET: usize = 8;
 /// A datagram this much shorter than the run's is padded up rather than ending the run.
 const PAD_UP: usize = 64;
@@ -176,6 +175,7 @@ impl Process {
         to_link: &mut impl Outbox<Sealed>,
         now: Now,
     ) {
+        self.take_events(to_link, now);
         let (mut foreseen, mut ahead) = (0, None);
         while self.has_room(to_link) {
             if foreseen == 0 {

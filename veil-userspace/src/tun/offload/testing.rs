@@ -197,7 +197,7 @@ impl Host {
             for datagram in &rest[..taken] {
                 assert!(frame.table_mut().push((datagram.len() - DATAGRAM_HEADER_LEN) as u16));
             }
-            runs.push(Opened { frame: frame.into(), segment: segment as u16, tos: 0 }).unwrap();
+            runs.push(Opened { frame: frame.into(), segment: segment as u16 }).unwrap();
             rest = &rest[taken..];
         }
         let (written, refuses) = (&mut self.written, self.refuses);

@@ -10,7 +10,7 @@ use crate::mux::ecn;
 use crate::mux::frame::FLAG_PARTIAL;
 use crate::mux::inner::InnerPacket;
 use crate::session::limits::{KEEPALIVE, REKEY_AFTER_RECEIVE};
-use crate::session::reassembly::Progress;
+use crate::session::reassembly::Reassembled;
 use crate::session::{MIN_DATAGRAM, Role, SessionId};
 use crate::timers::NEVER;
 use crate::tunnel::{PeerEvent, ToHandshakes};
@@ -108,7 +108,9 @@ impl Sessions {
         let before = peer.slots.current();
         let moved = peer.slots.opened(id, peer.smaller);
         let is_current = peer.slots.current() == Some(id);
-        if is_current && highest && peer.path != Some(*path) {
+        // What makes its session current in place of another that is in use may be older than what came in that one.
+        let may_move = moved.confirmed || before == Some(id);
+        if is_current && highest && may_move && peer.path != Some(*path) {
             peer.move_to(*path);
         }
         peer.unanswered_at = NEVER;
@@ -174,10 +176,14 @@ impl Sessions {
         &mut self,
         session: SessionId,
         flags: u8,
+        outer_tos: u8,
         payload: &[u8],
         now: Now,
-    ) -> Result<Progress, DropReason> {
+    ) -> Result<Option<Reassembled>, DropReason> {
         let session = self.table.get(session).ok_or(DropReason::UnknownIndex)?;
-        session.reassembly.accept(flags, payload, now.mono)
+        let result = session.reassembly.accept(flags, outer_tos & 0b11 == ecn::CE, payload, now.mono);
+        let given_up = session.reassembly.take_given_up();
+        self.counters.reassembly_drops.add(DropReason::FragmentIncomplete, given_up);
+        result
     }
 }

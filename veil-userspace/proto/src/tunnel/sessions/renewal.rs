@@ -100,6 +100,8 @@ impl Sessions {
 
     pub(super) fn wipe(&mut self, id: SessionId) {
         self.last_found = None;
+        let unfinished = self.table.get(id).map_or(0, |session| session.reassembly.unfinished());
+        self.counters.reassembly_drops.add(DropReason::FragmentIncomplete, unfinished);
         self.to_handshakes.extend(self.table.remove(id).map(ToHandshakes::Retired));
     }
 
@@ -130,8 +132,12 @@ impl Sessions {
                 peer.persistent_at = peer.keepalive_every.map_or(NEVER, |every| now.mono + every.get());
             }
             self.deadlines.no_later_than(owner, peer.next_timer().min(sessions_at));
-            if unanswered || wanted {
+            if unanswered {
                 self.request(peer_id);
+            }
+            if wanted {
+                // Only if no session has come meanwhile.
+                self.begin(peer_id, now);
             }
             if (keepalive || persistent) && matches!(self.begin(peer_id, now), Outbound::Ready(_)) {
                 self.flag(peer_id);
