@@ -83,12 +83,15 @@ pub fn config(raw: Raw, source: &Source) -> Result<Config> {
     let rekey_after = number(raw.timers.rekey_after.as_ref(), "rekey-after", 1..=120, rekey_cure, source)?;
     let rotate_cure = "seconds (receiver indices are never kept longer than 30 while there is traffic)";
     let rotate_after = number(raw.timers.rotate_after.as_ref(), "rotate-after", 1..=30, rotate_cure, source)?;
-    let peers = peers(raw.peer, &private_key.public(), source)?;
+    let listen = listen(interface.listen.as_ref(), source)?;
+    let addresses = addresses(&interface.addresses, source)?;
+    let own = Own { key: private_key.public(), listen: listen.ip(), addresses: &addresses };
+    let peers = peers(raw.peer, &own, source)?;
     Ok(Config {
         name,
         private_key,
-        listen: listen(interface.listen.as_ref(), source)?,
-        addresses: addresses(&interface.addresses, source)?,
+        listen,
+        addresses,
         mtu: number(interface.mtu.as_ref(), "mtu", 1280..=9000, "bytes", source)?
             .unwrap_or_else(|| default_mtu(&peers)),
         offload: interface.offload.unwrap_or(true),
@@ -109,8 +112,34 @@ fn default_mtu(peers: &[PeerConfig]) -> u16 {
     if !peers.is_empty() && peers.iter().all(is_v4) { DEFAULT_MTU_V4 } else { DEFAULT_MTU }
 }
 
-/// Checks each peer, then all of them against each other and against this end's own key.
-fn peers(raw: Vec<Spanned<Peer>>, own: &PublicKey, source: &Source) -> Result<Vec<PeerConfig>> {
+/// What this end is, for peers to differ from.
+struct Own<'a> {
+    key: PublicKey,
+    listen: IpAddr,
+    addresses: &'a [IpNet],
+}
+
+impl Own<'_> {
+    /// Why no peer can be reached at `ip`, and the cure.
+    fn cannot_reach(&self, ip: IpAddr) -> Option<String> {
+        if let Some(net) = self.addresses.iter().find(|net| net.network().contains(ip)) {
+            return Some(format!(
+                "inside {}, which `addresses` puts into the tunnel: it would swallow its own datagrams, use another \
+                 endpoint",
+                net.network()
+            ));
+        }
+        let both = self.listen.is_ipv6() && self.listen.is_unspecified();
+        let family = |ip: IpAddr| if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+        (!both && self.listen.is_ipv4() != ip.is_ipv4()).then(|| {
+            let (here, there) = (family(self.listen), family(ip));
+            format!("{there}, and `listen` is {here} only: listen on [::] for both, or use another endpoint")
+        })
+    }
+}
+
+/// Checks each peer, then all of them against each other and against this end.
+fn peers(raw: Vec<Spanned<Peer>>, own: &Own<'_>, source: &Source) -> Result<Vec<PeerConfig>> {
     let mut keys: HashMap<PublicKey, String> = HashMap::new();
     let mut names: HashMap<String, Span> = HashMap::new();
     let mut networks: HashMap<IpNet, String> = HashMap::new();
@@ -120,7 +149,7 @@ fn peers(raw: Vec<Spanned<Peer>>, own: &PublicKey, source: &Source) -> Result<Ve
         let place = item.span();
         let (peer, spans) = peer(item.into_inner(), source)?;
         let name = &peer.name;
-        if peer.public_key == *own {
+        if peer.public_key == own.key {
             let text = format!(
                 "peer `{name}` has this machine's own public key: give the other end's (`veil pubkey` there)"
             );
@@ -137,6 +166,13 @@ fn peers(raw: Vec<Spanned<Peer>>, own: &PublicKey, source: &Source) -> Result<Ve
                 .error(spans.name.unwrap_or(place), format!("two peers are named `{name}`: rename one")));
         }
         for (network, span) in peer.allowed_ips.iter().zip(spans.allowed_ips) {
+            let host = if network.addr.is_ipv4() { 32 } else { 128 };
+            if network.prefix == host && own.addresses.iter().any(|net| net.addr == network.addr) {
+                let text = format!(
+                    "the allowed IP {network} of peer `{name}` is this machine's own address: give the peer's"
+                );
+                return Err(source.error(span, text));
+            }
             if let Some(other) = networks.insert(*network, name.clone()) {
                 let text = match other == *name {
                     true => format!("peer `{name}` has the allowed IP {network} twice: remove one"),
@@ -164,6 +200,9 @@ fn peers(raw: Vec<Spanned<Peer>>, own: &PublicKey, source: &Source) -> Result<Ve
                  its own datagrams, narrow the allowed IP or use another endpoint"
             );
             return Err(source.error(span, text));
+        }
+        if let Some(why) = own.cannot_reach(ip) {
+            return Err(source.error(span, format!("the endpoint {ip} of peer `{name}` is {why}")));
         }
     }
     Ok(out)

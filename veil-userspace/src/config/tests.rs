@@ -347,6 +347,14 @@ fn a_peer_has_allowed_ips_that_make_sense() {
 }
 
 #[test]
+fn a_peers_address_is_not_this_machines() {
+    let wanted = "veil.toml:11: the allowed IP 10.8.0.1/32 of peer `carol` is this machine's own address: give the peer's";
+    assert_eq!(error(&with_carol(CAROL_PUBLIC, "allowed-ips = [\"10.8.0.1/32\"]\n")), wanted);
+    let text = error(&with_carol(CAROL_PUBLIC, "allowed-ips = [\"fd08::1\"]\n"));
+    assert!(text.contains("fd08::1/128 of peer `carol` is this machine's own address"), "{text}");
+}
+
+#[test]
 fn an_endpoint_is_reachable_from_outside_the_tunnel() {
     let swallow = "the tunnel would swallow its own datagrams, narrow the allowed IP or use another endpoint";
     let text = with_carol(CAROL_PUBLIC, "allowed-ips = [\"192.0.2.0/24\"]\nendpoint = \"192.0.2.7:1\"\n");
@@ -360,6 +368,24 @@ fn an_endpoint_is_reachable_from_outside_the_tunnel() {
         "veil.toml:12: the endpoint 10.8.0.2 of peer `carol` is inside the allowed IP 10.8.0.2/32 of peer `bob`: {swallow}"
     );
     assert_eq!(error(&text), wanted);
+    let wanted = "veil.toml:8: the endpoint 10.8.0.77 of peer `bob` is inside 10.8.0.0/24, which `addresses` puts into the \
+                  tunnel: it would swallow its own datagrams, use another endpoint";
+    assert_eq!(error(&with_bob("endpoint = \"10.8.0.77:1\"\n")), wanted);
+    let listen = |listen: &str, endpoint: &str| {
+        let text = with_bob(&format!("endpoint = \"{endpoint}\"\n"));
+        Folder::new()
+            .load(&text.replacen("[[peer]]", &format!("listen = \"{listen}\"\n[[peer]]"), 1))
+            .map(drop)
+    };
+    let wanted = "veil.toml:9: the endpoint 2001:db8::7 of peer `bob` is IPv6, and `listen` is IPv4 only: listen on [::] for \
+                  both, or use another endpoint";
+    assert_eq!(listen("0.0.0.0:1", "[2001:db8::7]:1"), Err(wanted.to_owned()));
+    assert!(listen("[2001:db8::1]:1", "192.0.2.7:1").is_err_and(|error| error.contains("IPv6 only")));
+    for (here, there) in
+        [("[::]:1", "192.0.2.7:1"), ("[::]:1", "[2001:db8::7]:1"), ("0.0.0.0:1", "192.0.2.7:1")]
+    {
+        assert_eq!(listen(here, there), Ok(()));
+    }
     let text = with_bob("endpoint = \"0.0.0.0:1\"\n");
     let wanted =
         "veil.toml:8: endpoint `0.0.0.0:1` is no machine's address: give the address the peer listens on";
