@@ -31,10 +31,8 @@ mod wide;
 pub use mark::{InnerMark, MARK_LEN, Marks};
 pub use queue::{Receiver, Sender, queue};
 pub use set::{SetName, TwoHomes, WideSet};
-pub use vnet_hdr::{
-    DATA_VALID, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VNET_HDR_LEN, VnetHdr,
-};
-pub use wide::{CAPACITY, HEADROOM, MAX_SEGMENTS, SegmentTable, WideFrame, lost_frames};
+pub use vnet_hdr::{GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VNET_HDR_LEN, VnetHdr};
+pub use wide::{CAPACITY, MAX_SEGMENTS, SegmentTable, WideFrame, lost_frames};
 
 use std::collections::VecDeque;
 use std::ops::Range;

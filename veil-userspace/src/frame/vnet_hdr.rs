@@ -9,8 +9,6 @@ pub const VNET_HDR_LEN: usize = 10;
 
 /// `flags`: the checksum from `csum_start` to the end is to be put at `csum_start + csum_offset`.
 pub const NEEDS_CSUM: u8 = 1;
-/// `flags`: the checksum was verified. Read only; never written by us.
-pub const DATA_VALID: u8 = 2;
 
 /// `gso_type`: one packet.
 pub const GSO_NONE: u8 = 0;

@@ -9,14 +9,10 @@ use super::set::SetName;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Bytes in front of every extent, for headers that are put before a packet without moving it.
-pub const HEADROOM: usize = 64;
-
 /// The longest extent: the largest IP packet or UDP run, and slack for tags and padding behind it.
 pub const CAPACITY: usize = 65536 + SLACK;
 
 const SLACK: usize = 448;
-const ROOM: usize = HEADROOM + CAPACITY;
 
 /// The most datagrams a run may hold (`UDP_MAX_SEGMENTS`, include/linux/udp.h since 6.9).
 pub const MAX_SEGMENTS: usize = 128;
@@ -32,7 +28,7 @@ pub fn lost_frames() -> u64 {
 pub struct WideFrame(Box<Body>);
 
 struct Body {
-    buffer: Box<[u8; ROOM]>,
+    buffer: Box<[u8; CAPACITY]>,
     len: usize,
     table: SegmentTable,
     set: SetName,
@@ -43,7 +39,9 @@ struct Body {
 impl WideFrame {
     /// A frame lying at home in the set numbered `owner`; its pages are not touched yet.
     pub(super) fn new(set: SetName, owner: u32) -> Self {
-        let Ok(buffer) = vec![0; ROOM].into_boxed_slice().try_into() else { unreachable!("ROOM bytes") };
+        let Ok(buffer) = vec![0; CAPACITY].into_boxed_slice().try_into() else {
+            unreachable!("CAPACITY bytes")
+        };
         WideFrame(Box::new(Body {
             buffer,
             len: 0,
@@ -71,31 +69,26 @@ impl WideFrame {
     /// The valid extent.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
-        &self.0.buffer[HEADROOM..HEADROOM + self.0.len]
+        &self.0.buffer[..self.0.len]
     }
 
     /// The valid extent, to be changed in place.
     #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.0.buffer[HEADROOM..HEADROOM + self.0.len]
+        &mut self.0.buffer[..self.0.len]
     }
 
     /// The valid extent and the table, both to be changed.
     #[inline]
     pub fn split_mut(&mut self) -> (&mut [u8], &mut SegmentTable) {
         let Body { buffer, len, table, .. } = &mut *self.0;
-        (&mut buffer[HEADROOM..HEADROOM + *len], table)
+        (&mut buffer[..*len], table)
     }
 
-    /// The last `n` bytes of the headroom (at most [`HEADROOM`]), followed by the valid extent.
-    pub fn with_headroom_mut(&mut self, n: usize) -> &mut [u8] {
-        &mut self.0.buffer[HEADROOM - n.min(HEADROOM)..HEADROOM + self.0.len]
-    }
-
-    /// The whole room after the headroom; write here, then `set_len`.
+    /// The whole room; write here, then `set_len`.
     #[inline]
     pub fn buffer_mut(&mut self) -> &mut [u8] {
-        &mut self.0.buffer[HEADROOM..]
+        &mut self.0.buffer[..]
     }
 
     /// Sets the length of the valid extent, clipped to the capacity.

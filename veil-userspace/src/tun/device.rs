@@ -264,17 +264,6 @@ impl TunWrite for TunTx {
         coalescer.write(runs, home, counters, |parts| write(file, parts, counters));
     }
 
-    fn inject(&mut self, packet: &[u8]) -> bool {
-        let header = VnetHdr::NONE.encode();
-        let parts = [IoSlice::new(&header), IoSlice::new(packet)];
-        let written = write(&self.file, &parts, &self.counters).is_ok();
-        match written {
-            true => self.counters.written(1, packet.len()),
-            false => self.counters.write_drops.count(DropReason::TunWrite),
-        }
-        written
-    }
-
     fn counters(&self) -> &TunCounters {
         &self.counters
     }
@@ -284,6 +273,7 @@ impl TunWrite for TunTx {
 mod tests {
     use super::*;
     use crate::frame::{Bounded, SetName};
+    use crate::tun::testing::opened;
     use std::sync::atomic::Ordering::Relaxed;
 
     /// A device of this process's own, or `None`, loudly, where the machine does not let us; `VEIL_PRIVILEGED=1`
@@ -313,8 +303,10 @@ mod tests {
         assert_eq!(got, TunReceived::default());
         assert_eq!(rx.counters().read_calls.load(Relaxed), 1);
         assert!(set.is_whole());
-        let packet = [0x45; 40];
-        assert!(!tx.inject(&packet));
+        let mut set = WideSet::new(SetName::LinkReceive, 1);
+        let mut runs = opened(&mut set, &[&[0x45; 40]]);
+        tx.write(&mut runs, &mut set);
+        assert!(set.is_whole());
         assert_eq!(tx.counters().write_calls.load(Relaxed), 1);
         assert_eq!(tx.counters().write_drops.of(DropReason::TunWrite), 1);
         assert_eq!(tx.counters().packets_written.load(Relaxed), 0);

@@ -167,16 +167,6 @@ impl TunWrite for MemTunTx {
         coalescer.write(runs, home, &shared.counters, |parts| shared.take(parts));
     }
 
-    fn inject(&mut self, packet: &[u8]) -> bool {
-        let header = VnetHdr::NONE.encode();
-        let written = self.shared.take(&[IoSlice::new(&header), IoSlice::new(packet)]).is_ok();
-        match written {
-            true => self.shared.counters.written(1, packet.len()),
-            false => self.shared.counters.write_drops.count(DropReason::TunWrite),
-        }
-        written
-    }
-
     fn counters(&self) -> &TunCounters {
         &self.shared.counters
     }
@@ -185,6 +175,7 @@ impl TunWrite for MemTunTx {
 #[cfg(test)]
 mod tests {
     use super::super::DATAGRAM_HEADER_LEN;
+    use super::super::testing::opened;
     use super::*;
     use crate::event_loop::process::gso_max_sizes;
     use crate::frame::{Bounded, InnerMark, SetName};
@@ -284,8 +275,10 @@ mod tests {
     #[test]
     fn a_full_host_drops_and_counts() {
         let (_rx, mut tx, host) = tun(1).unwrap();
-        assert!(tx.inject(b"one"));
-        assert!(!tx.inject(b"two"));
+        let mut set = WideSet::new(SetName::LinkReceive, 2);
+        let mut runs = opened(&mut set, &[b"one", b"two"]);
+        tx.write(&mut runs, &mut set);
+        assert!(set.is_whole());
         assert_eq!(tx.counters().write_drops.of(DropReason::TunWrite), 1);
         assert_eq!(host.receive(), Some((VnetHdr::NONE, b"one".to_vec())));
     }

@@ -74,9 +74,6 @@ pub trait TunWrite {
     /// be; frames go to `home`. Never waits.
     fn write(&mut self, runs: &mut impl Inbox<Opened>, home: &mut impl Home);
 
-    /// Writes one finished packet; `false`: dropped and counted.
-    fn inject(&mut self, packet: &[u8]) -> bool;
-
     /// What this TUN has counted, both ends together.
     fn counters(&self) -> &TunCounters;
 }
@@ -119,5 +116,26 @@ impl TunCounters {
     fn written(&self, packets: usize, bytes: usize) {
         self.packets_written.fetch_add(packets as u64, Relaxed);
         self.bytes_written.fetch_add(bytes as u64, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod testing {
+    use super::DATAGRAM_HEADER_LEN;
+    use crate::frame::{Bounded, InnerMark, MARK_LEN, Opened, Outbox, WideSet};
+
+    /// Opened datagrams of one packet each, every one in a frame of `set`.
+    pub fn opened(set: &mut WideSet, packets: &[&[u8]]) -> Bounded<Opened> {
+        let mut runs = Bounded::new(packets.len());
+        for packet in packets {
+            let mut frame = set.take().unwrap();
+            let mark = InnerMark { length: packet.len() as u16, deliver: true, partial: false };
+            let datagram = [&[0; DATAGRAM_HEADER_LEN][..], &mark.encode(), packet].concat();
+            frame.buffer_mut()[..datagram.len()].copy_from_slice(&datagram);
+            frame.set_len(datagram.len());
+            assert!(frame.table_mut().push((MARK_LEN + packet.len()) as u16));
+            runs.push(Opened { frame: frame.into(), segment: datagram.len() as u16 }).unwrap();
+        }
+        runs
     }
 }
