@@ -55,6 +55,9 @@ enum Command {
     /// What CI runs: the tests, in every mode and link, many more random ones, under sanitizers and with zero-copy, the
     /// eBPF program built anew, then formatting, lints, documentation and licences
     Ci(ci::Options),
+    /// Remove what tests that were killed have left behind
+    #[command(hide = true)]
+    Sweep,
 }
 
 fn main() -> ExitCode {
@@ -80,6 +83,10 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Bench(options) => bench::bench(&options),
         Command::BuildEbpf => build_ebpf::build_ebpf(),
         Command::Ci(options) => ci::ci(&options),
+        Command::Sweep => {
+            test::sweep();
+            Ok(())
+        }
     }
 }
 

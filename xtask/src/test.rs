@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use veil_lab::Profile;
 
+use crate::elevate::as_root;
 use crate::vm;
 
 #[derive(Args, Default)]
@@ -39,16 +40,25 @@ pub fn test(options: &Options) -> Result<()> {
         return vm::vm(nics, options.vm_link.as_deref().unwrap_or(vm::LINK), profile);
     }
     if veil_lab::is_root() {
-        for name in veil_lab::sweep_leftovers() {
-            println!("removed {name}, left behind by a test that was killed");
-        }
-    } else if !options.sudo {
+        sweep();
+    } else if options.sudo {
+        let myself = std::env::current_exe().context("finding this program")?;
+        let status = as_root(myself)?.arg("sweep").status().context("starting it as root")?;
+        ensure!(status.success(), "cannot remove what killed tests have left behind");
+    } else {
         println!("Not root: tests that need network namespaces will be skipped (`--sudo` runs them).");
     }
     let mut cargo = command(options)?;
     let status = cargo.status().context("starting cargo test")?;
     ensure!(status.success(), "tests failed");
     Ok(())
+}
+
+/// Removes what tests that were killed have left behind; whose they were as root, only root can.
+pub fn sweep() {
+    for name in veil_lab::sweep_leftovers() {
+        println!("removed {name}, left behind by a test that was killed");
+    }
 }
 
 /// The random sequences of the protocol tests alone, as many as a change must survive before it is taken.
@@ -104,7 +114,7 @@ fn command(options: &Options) -> Result<Command> {
     if options.sudo && !veil_lab::is_root() {
         cargo.args([
             "--config",
-            r#"target."cfg(all())".runner = ["sudo", "--preserve-env=VEIL_BIN,VEIL_SEEDED_BIN,VEIL_LONG,VEIL_PRIVILEGED"]"#,
+            r#"target."cfg(all())".runner = ["sudo", "--preserve-env=VEIL_BIN,VEIL_SEEDED_BIN,VEIL_LONG,VEIL_PRIVILEGED,VEIL_LINK,VEIL_THREADS,VEIL_CASES,VEIL_SEED"]"#,
         ]);
     }
     cargo.args(&options.cargo);
