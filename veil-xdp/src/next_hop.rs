@@ -24,6 +24,8 @@ pub struct Link {
     pub name: String,
     pub mac: [u8; 6],
     pub mtu: u32,
+    /// Switched on.
+    pub up: bool,
     /// Up, and with a carrier.
     pub running: bool,
     /// Frames have an Ethernet header.

@@ -112,6 +112,7 @@ fn read_link(message: &LinkMessage) -> Option<Link> {
         name: String::new(),
         mac: [0; 6],
         mtu: 0,
+        up: flags.contains(LinkFlags::Up),
         running: flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
         ethernet: message.header.link_layer_type == LinkLayerType::Ether && !flags.contains(LinkFlags::Noarp),
         program: 0,

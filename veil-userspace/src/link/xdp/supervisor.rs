@@ -254,7 +254,7 @@ impl Supervisor {
     fn try_again(&mut self, now: Option<(u32, Link)>) -> Verdict {
         let Some((index, link)) = now else { return Verdict::Same };
         if let Some((before, as_it_was)) = &self.tried {
-            if (*before, as_it_was) == (index, &link) {
+            if *before == index && !is_worth_another_try(as_it_was, &link) {
                 return Verdict::Same;
             }
             self.tries = TRIES;
@@ -274,6 +274,13 @@ impl Supervisor {
     }
 }
 
+/// Whether an interface has changed since the ladder was tried in vain. That it has lost its carrier, or has it again, is no
+/// change, unless it was what was missing: many a NIC does so by itself when a program comes or goes.
+fn is_worth_another_try(before: &Link, now: &Link) -> bool {
+    let carrier_came = now.running && !before.running;
+    carrier_came || Link { running: before.running, ..now.clone() } != *before
+}
+
 /// Whether a socket bound to `listen` hears what is sent to `address`; an unspecified IPv6 address means IPv4 as well.
 fn hears(listen: IpAddr, address: IpAddr) -> bool {
     match listen {
@@ -291,6 +298,26 @@ fn outgrows(link: &Link, frames: FrameSize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_carrier_that_goes_and_comes_is_no_reason_to_try_again() {
+        let link = Link {
+            name: "eth0".into(),
+            mac: [2; 6],
+            mtu: 1500,
+            up: true,
+            running: true,
+            ethernet: true,
+            program: 0,
+        };
+        let without = Link { running: false, ..link.clone() };
+        let off = Link { up: false, ..without.clone() };
+        assert!(!is_worth_another_try(&link, &link));
+        assert!(!is_worth_another_try(&link, &without));
+        assert!(is_worth_another_try(&without, &link), "the carrier was what was missing");
+        assert!(is_worth_another_try(&link, &off) && is_worth_another_try(&off, &link), "somebody means it");
+        assert!(is_worth_another_try(&link, &Link { mtu: 9000, ..link.clone() }));
+    }
 
     #[test]
     fn only_what_the_socket_would_hear_is_taken() {

@@ -34,7 +34,7 @@ fn a_link_comes_changes_and_takes_all_along_that_was_on_it() {
     assert_eq!(hear(&mut tables, NEW_LINK, &link(0, 7, 1500)), NOTHING);
     assert_eq!(hear(&mut tables, NEW_LINK, &link(0, 7, 9000)), LINKS);
     let name = "eth7".to_owned();
-    let expected = Link { name, mac: MAC, mtu: 9000, running: true, ethernet: true, program: 0 };
+    let expected = Link { name, mac: MAC, mtu: 9000, up: true, running: true, ethernet: true, program: 0 };
     assert_eq!(tables.links[&7], expected);
     for index in [7, 8] {
         hear(&mut tables, NEW_ADDRESS, &address(index, 0, 64, "fd99::1"));
