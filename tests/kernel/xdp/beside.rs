@@ -1,5 +1,6 @@
 //! What is not the tunnel's is unharmed while both NICs have the program: TCP, ping and UDP of the hosts themselves, and
-//! what is routed through them, to the tunnel's own port as well.
+//! what is routed through them, to the tunnel's own port as well, and what goes to that port at an address that the tunnel
+//! does not listen on.
 
 use std::net::{SocketAddr, UdpSocket};
 
@@ -37,11 +38,13 @@ fn unharmed(name: &str, link: Link) -> Result<()> {
     if !require_privileges(name) {
         return Ok(());
     }
-    let hosts = Hosts::new(name, Outer::V4)?;
+    let mut hosts = Hosts::new(name, Outer::V4)?;
+    hosts.right.config = hosts.right.config.replace("[::]:4433", "10.99.0.2:4433");
     let third = hosts.third("10.97.0", "fd97:")?;
     let (left, right) = (hosts.left.namespace.clone(), hosts.right.namespace.clone());
     left.address("eth0", "fd99::1/64")?;
     right.address("eth0", "fd99::2/64")?;
+    right.address("eth0", "10.99.0.3/24")?;
     left.exec(["ip", "route", "add", "10.97.0.0/24", "via", "10.99.0.2"])?;
     left.exec(["ip", "-6", "route", "add", "fd97::/64", "via", "fd99::2"])?;
     let tunnel = start(hosts, link, link)?;
@@ -59,7 +62,8 @@ fn unharmed(name: &str, link: Link) -> Result<()> {
         echo(&right, far, &left, SocketAddr::new(near.parse()?, PORT + 1))?;
         echo(&left, near, &third, SocketAddr::new(beyond.parse()?, PORT)).context("transit")?;
     }
-    ensure!(passed("wrong_address")? == before.0 + 2, "transit to the port was not seen, or not as such");
+    echo(&left, "10.99.0.1", &right, SocketAddr::new("10.99.0.3".parse()?, PORT)).context("another's")?;
+    ensure!(passed("wrong_address")? == before.0 + 3, "transit to the port was not seen, or not as such");
     ensure!(passed("wrong_port")? >= before.1 + 4 && passed("not_udp")? > before.2);
     goes_by_ring(&tunnel.right, &right, "10.8.0.1")?;
     finish(tunnel)
