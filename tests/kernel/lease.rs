@@ -54,7 +54,7 @@ fn leases_come_and_go_and_touch_nothing_else() -> Result<()> {
     namespace.address("tun0", "10.8.0.2/24")?;
     namespace.exec(["ip", "route", "add", "default", "dev", "tun0"])?;
     namespace.exec(["ip", "route", "add", "10.70.0.0/16", "dev", "tun0"])?;
-    let mut host = Host { namespace, leases: Leases::new("tun0", 1416, Vec::new()), now: 0 };
+    let mut host = Host { namespace, leases: Leases::new("tun0", 1416), now: 0 };
 
     // Given: an address, one that is there already, the operator's own route, the default route, and a peer's whereabouts.
     let routes = ["10.60.0.0/16", "10.70.0.0/16", "0.0.0.0/0", "203.0.113.0/24", "127.0.0.0/8"];
@@ -95,7 +95,9 @@ fn a_lease_that_changes_leaves_the_routes_and_the_other_addresses() -> Result<()
     lab.veth(&namespace, "tun0", &other, "eth0")?;
     namespace.exec(["sysctl", "-qw", "net.ipv4.conf.tun0.promote_secondaries=0"])?;
     namespace.exec(["ip", "route", "add", "10.8.0.0/16", "dev", "tun0"])?;
-    let mut host = Host { namespace, leases: Leases::new("tun0", 1416, nets(&["10.8.0.0/16"])), now: 0 };
+    namespace.exec(["ip", "route", "add", "default", "dev", "tun0", "metric", "77"])?;
+    namespace.exec(["ip", "route", "add", "10.71.0.0/16", "dev", "tun0", "table", "100"])?;
+    let mut host = Host { namespace, leases: Leases::new("tun0", 1416), now: 0 };
     let steps: [(&[&str], &[&str]); 4] = [
         (&["10.8.0.7/24", "10.8.0.8/24"], &["10.60.0.0/16"]),
         (&["10.8.0.8/24"], &["10.60.0.0/16"]),
@@ -104,7 +106,11 @@ fn a_lease_that_changes_leaves_the_routes_and_the_other_addresses() -> Result<()
     ];
     for (addresses, routes) in steps {
         let shown = host.give(0, addresses, routes, None)?;
-        for wanted in addresses.iter().chain(routes).chain(&["10.8.0.0/16"]) {
+        let own = host.namespace.exec(["ip", "route", "show", "table", "100"])?;
+        ensure!(own.contains("10.71.0.0/16 dev tun0"), "of another table: {own}");
+        for wanted in
+            addresses.iter().chain(routes).chain(&["10.8.0.0/16", "default dev tun0 scope link metric 77"])
+        {
             ensure!(shown.contains(wanted), "no {wanted}:\n{shown}");
         }
         for gone in ["10.8.0.7/24", "10.8.0.8/24", "10.8.0.9/24"] {

@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 use veil_userspace::event_loop::ThreadingMode;
 
 use crate::net::Net;
 use crate::side::{Ended, link, pair_over};
 use crate::wire::{Datagram, arrives};
-use crate::{LIMIT, arrive_in_order, meet, packet};
+use crate::{LIMIT, PATIENCE, arrive_in_order, meet, packet};
 
 in_each_mode! {
     packets_wider_than_the_path_arrive_in_pieces
@@ -61,7 +62,9 @@ fn what_follows_a_packet_in_pieces_arrives_after_it(mode: ThreadingMode) {
         let mut wide =
             (0..).map(|number| packet(from, number)).find(|packet| packet.len() > WIDEST).expect("one");
         wide[28..32].copy_from_slice(&u32::MAX.to_be_bytes());
+        let deadline = Instant::now() + PATIENCE;
         while sides[to].host.receive().is_none_or(|(_, packet)| packet.len() < wide.len()) {
+            assert!(Instant::now() < deadline, "it is not learned");
             sides[from].host.send(&wide);
         }
     }

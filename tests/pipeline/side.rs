@@ -310,7 +310,7 @@ fn parts(
         process,
         handshakes,
         endpoints,
-        leases: Leases::new(&config.name, MTU, Vec::new()),
+        leases: Leases::new(&config.name, MTU),
         state,
         control: ControlSocket::bind(&folder.join("veil.sock")).expect("a socket in a scratch folder"),
         facts: Facts::new(config, Vec::new(), String::new(), (setup.mode, String::new()), now()),

@@ -3,12 +3,12 @@
 //! Everything that can fail for a reason the operator can mend is done before the host is changed: names resolved, port
 //! bound, control socket taken. The TUN comes last; its addresses and routes go with it when it closes.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context, Result};
-use veil_proto::allowed_ips::IpNet;
 use veil_proto::crypto::{KeyPair, NetworkSecret, Psk, Suites};
 use veil_proto::handshake::Identity;
 use veil_proto::peer::PeerSettings;
@@ -208,7 +208,6 @@ impl Run {
             );
         }
         configure_host(&config)?;
-        let leading_here = routes(&config).collect();
 
         let started = now();
         let (mode, reason) = threads.mode;
@@ -259,7 +258,7 @@ impl Run {
             process,
             handshakes,
             endpoints,
-            leases: Leases::new(&name, config.mtu, leading_here),
+            leases: Leases::new(&name, config.mtu),
             state,
             control,
             facts,
@@ -341,20 +340,18 @@ fn configure_host(config: &Config) -> Result<()> {
     {
         tracing::debug!("a super-packet takes two runs: {error:#}");
     }
+    // With an address comes a route; whether one came with an address that was there before, nobody knows.
+    let mut on_link = HashSet::new();
     for &address in &config.addresses {
-        netlink.add_address(index, address)?;
+        if netlink.add_address(index, address)? {
+            on_link.insert(address.network());
+        }
     }
-    for net in routes(config) {
+    let nets = config.peers.iter().flat_map(|peer| &peer.allowed_ips);
+    for &net in nets.filter(|net| net.prefix > 0 && !on_link.contains(&net.network())) {
         netlink.add_route(index, net)?;
     }
     Ok(())
-}
-
-/// The peers' networks that get a route: not the default route, nor what the kernel routes for the sake of an address.
-fn routes(config: &Config) -> impl Iterator<Item = IpNet> {
-    let on_link = |net: &IpNet| config.addresses.iter().any(|own| own.network() == net.network());
-    let nets = config.peers.iter().flat_map(|peer| &peer.allowed_ips).copied();
-    nets.filter(move |net| net.prefix > 0 && !on_link(net))
 }
 
 fn nanos(time: std::time::Duration) -> u64 {

@@ -13,7 +13,7 @@ use netlink_packet_core::{
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -199,6 +199,43 @@ impl Netlink {
                 let what = format!("cannot route {net} into {}", self.name(index));
                 Err(e.told(&what, "correct this allowed IP in the configuration"))
             }
+        }
+    }
+
+    /// The IPv4 routes through the interface, in all tables, but for those the kernel makes itself; those that others may
+    /// need for their gateway come first.
+    pub fn ipv4_routes(&mut self, index: u32) -> Result<Vec<RouteMessage>> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        let answers = self.ask(RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP);
+        let answers = answers.map_err(|e| e.told("cannot read the routing table", "see `ip route`"))?;
+        let routes = answers.into_iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewRoute(route) => Some(route),
+            _ => None,
+        });
+        let has = |route: &RouteMessage, wanted: fn(&RouteAttribute, u32) -> bool| {
+            route.attributes.iter().any(|attribute| wanted(attribute, index))
+        };
+        let mut routes: Vec<_> = routes
+            .filter(|route| route.header.protocol != RouteProtocol::Kernel)
+            .filter(|route| has(route, |attribute, index| *attribute == RouteAttribute::Oif(index)))
+            .collect();
+        routes
+            .sort_by_key(|route| has(route, |attribute, _| matches!(attribute, RouteAttribute::Gateway(_))));
+        Ok(routes)
+    }
+
+    /// Makes a route again as [`ipv4_routes`](Self::ipv4_routes) gave it; one that is there still is fine.
+    pub fn put_back(&mut self, index: u32, mut route: RouteMessage) -> Result<()> {
+        // Flags of its state are not taken.
+        route.header.flags &= RouteFlags::Onlink;
+        self.routes = None;
+        match self.ask(RouteNetlinkMessage::NewRoute(route), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL) {
+            Err(e) if e.errno() != libc::EEXIST => {
+                let what = format!("cannot put back a route through {}", self.name(index));
+                Err(e.told(&what, "see `ip route`"))
+            }
+            _ => Ok(()),
         }
     }
 

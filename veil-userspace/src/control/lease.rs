@@ -39,8 +39,6 @@ pub struct Leases {
     interface: String,
     /// The configured MTU: peers can only lower it.
     mtu: u16,
-    /// What is routed into the interface by configuration, whatever peers give.
-    configured: Vec<IpNet>,
     held: HashMap<PeerId, Held>,
     /// What was added here, and so may be removed here.
     addresses: Vec<IpNet>,
@@ -51,12 +49,11 @@ pub struct Leases {
 }
 
 impl Leases {
-    /// None yet, for the TUN `interface`, whose MTU is configured as `mtu`, and into which `configured` is routed.
-    pub fn new(interface: &str, mtu: u16, configured: Vec<IpNet>) -> Self {
+    /// None yet, for the TUN `interface`, whose MTU is configured as `mtu`.
+    pub fn new(interface: &str, mtu: u16) -> Self {
         Leases {
             interface: interface.to_owned(),
             mtu,
-            configured,
             held: HashMap::new(),
             addresses: Vec::new(),
             routes: Vec::new(),
@@ -121,11 +118,12 @@ impl Leases {
         let mut refused = Vec::new();
         let mut gone = |result: Result<()>| result.map_err(|error| refused.push(error)).is_ok();
         self.routes.retain(|net| routes.contains(net) || !gone(netlink.remove_route(index, *net)));
+        let through_here = netlink.ipv4_routes(index)?;
         self.addresses.retain(|net| addresses.contains(net) || !gone(netlink.remove_address(index, *net)));
         if self.addresses.len() < held {
-            // With an address its secondaries may go, and with the last one all routes (net/ipv4/devinet.c,
-            // `__inet_del_ifa`; fib_frontend.c, `fib_inetaddr_event`).
-            refused.extend(self.configured.iter().filter_map(|net| netlink.add_route(index, *net).err()));
+            // With an address its secondaries may go, and with the last one all IPv4 routes, whoever made them
+            // (net/ipv4/devinet.c, `__inet_del_ifa`; fib_frontend.c, `fib_inetaddr_event`).
+            refused.extend(through_here.into_iter().filter_map(|route| netlink.put_back(index, route).err()));
             not_added = self.add(&mut netlink, index, &addresses, &routes);
         }
         refused.append(&mut not_added);
@@ -243,7 +241,7 @@ mod tests {
 
     #[test]
     fn changes_are_bounded_and_far_apart() {
-        let mut leases = Leases::new("no-such-if", 1416, Vec::new());
+        let mut leases = Leases::new("no-such-if", 1416);
         assert_eq!(leases.deadline(), None);
         let many =
             Config { routes: (0..40).map(|n| net(&format!("10.9.{n}.0/24"))).collect(), ..Config::default() };

@@ -112,7 +112,7 @@ pub fn near_and_far() -> (Near, Far) {
         process: Process::new(sessions, config.mtu),
         handshakes,
         endpoints: vec![None],
-        leases: Leases::new(&config.name, config.mtu, Vec::new()),
+        leases: Leases::new(&config.name, config.mtu),
         state,
         control: ControlSocket::bind(&folder.path().join("veil.sock")).expect("a socket in a scratch folder"),
         facts: Facts::new(&config, Vec::new(), String::new(), facts, now()),

@@ -146,7 +146,7 @@ impl PipelineProcessor {
         }
         let wiring = &mut self.wiring;
         // A run may be followed by a frame of packets that it completes.
-        let limit = BATCH.min(wiring.to_tun.room() / 2);
+        let limit = BATCH.min(wiring.to_tun.room() / 2).min(self.process.injected_set().home_count());
         let took_in = wiring.from_link.refill_by(limit, BYTES, |run| run.frame.bytes().len());
         self.take_in(now);
         self.hand_on(took_in);
@@ -283,7 +283,7 @@ impl PipelineProcessor {
         wiring.to_tun.refresh();
         wiring.to_link.refresh();
         let can_seal = self.process.can_seal(&wiring.to_link);
-        (wiring.from_link.has_items() && wiring.to_tun.room() >= 2)
+        (wiring.from_link.has_items() && wiring.to_tun.room() >= 2 && self.process.can_follow())
             || (can_seal && (self.unsettled || wiring.from_tun.has_items()))
             || wiring.messages.has_items()
             || (wiring.to_control.holds() && wiring.to_control.has_room())

@@ -62,6 +62,7 @@ impl<S: LinkTx, W: TunWrite> TxStage<S, W> {
         let mut stage = parked.fetch();
         let watched = Watch::new(bell, stage.link.service_fd());
         let mut watch = watched.context("cannot create an epoll instance")?;
+        let mut passes = 0_usize;
         loop {
             stage.get_up();
             if bell.is_stopping() {
@@ -69,13 +70,15 @@ impl<S: LinkTx, W: TunWrite> TxStage<S, W> {
                 return Ok(());
             }
             let busy = (0..TURNS_PER_LOOK).all(|_| stage.turn());
-            if !busy && stage.waiting.comes(|| stage.ready()) {
+            let more = busy || stage.waiting.comes(|| stage.ready());
+            passes = passes.wrapping_add(1);
+            if more && !busy && !passes.is_multiple_of(TURNS_PER_LOOK) {
                 continue;
             }
             let blocked_on = stage.link.blocked_on().filter(|_| stage.blocked).map(|fd| fd.as_raw_fd());
             watch.follow(blocked_on).context("cannot watch the link for room")?;
             let bed = watch.bed();
-            if busy {
+            if more {
                 // However much there is to write, the link may want something, or have room again.
                 if matches!(bed, Bed::Descriptors) {
                     let seen = watch.wait(false).context("cannot look for events")?;

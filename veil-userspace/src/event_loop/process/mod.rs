@@ -27,7 +27,7 @@ use waiting::Waiting;
 /// Frames to seal into: one for each peer that a batch may address, and those on their way out.
 const TRANSMIT_FRAMES: usize = 96;
 
-/// Frames for packets put together from pieces.
+/// Frames for packets put together from pieces, and for what must not overtake them.
 const INJECTED_FRAMES: usize = 64;
 
 /// What the process stage counts; one writer, readable from any thread.
@@ -41,7 +41,7 @@ pub struct ProcessCounters {
     pub fragment: AtomicU64,
     /// Inner packets put together from pieces and accepted.
     pub reassembled: AtomicU64,
-    /// Inner packets put together and then refused, and those never completed, by reason.
+    /// Inner packets put together and then refused, by reason.
     pub reassembly_drops: DropCounters,
     /// Packets from the host that were sent in pieces.
     pub fragmented: AtomicU64,
@@ -182,6 +182,11 @@ impl Process {
     /// [`settle`](Self::settle).
     pub fn can_seal(&self, to_link: &impl Outbox<Sealed>) -> bool {
         self.has_room(to_link)
+    }
+
+    /// Whether there is a frame for the packets that a run may complete.
+    pub fn can_follow(&self) -> bool {
+        self.injected.home_count() > 0
     }
 
     /// What a peer has said lately that concerns more than the data path.
