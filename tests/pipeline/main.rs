@@ -39,7 +39,7 @@ use std::collections::HashSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use side::{MTU, Setup, Side, pair};
+use side::{Ended, MTU, Setup, Side, pair};
 use veil_userspace::event_loop::ThreadingMode::{self, Pipeline, SingleThreaded};
 use veil_userspace::event_loop::pipeline::Settings;
 use veil_userspace::tun::mem::MemHost;
@@ -136,8 +136,18 @@ fn both_ways(modes: [ThreadingMode; 2], settings: Settings) {
     arrive_in_order(sides);
 }
 
-/// A lot of packets both ways between two sides that have met.
+/// A lot of packets both ways at once between two sides that have met: none is missing.
 fn arrive_in_order(sides: [Side; 2]) {
+    let (got, [a, b]) = in_order(sides);
+    // What the receiving host had no room for is counted as dropped, and nothing else is missing.
+    for (n, ended) in [&b, &a].into_iter().enumerate() {
+        let dropped: u64 = ended.shown.drops.values().sum();
+        assert!(got[n] as u64 + dropped >= u64::from(PACKETS), "{}: {dropped} {:#?}", got[n], ended.shown);
+    }
+}
+
+/// What arrives is in order. Returns how many packets have come from each side, and how the sides ended.
+fn in_order(sides: [Side; 2]) -> ([usize; 2], [Ended; 2]) {
     let got = thread::scope(|scope| {
         let receivers = [&sides[1].host, &sides[0].host].map(|host| scope.spawn(|| receive_all(host)));
         let senders = [0, 1].map(|n: usize| (n, &sides[n].host));
@@ -145,13 +155,17 @@ fn arrive_in_order(sides: [Side; 2]) {
         senders.into_iter().for_each(|sender| sender.join().expect("a sender"));
         receivers.map(|receiver| receiver.join().expect("packets in order"))
     });
-    let [a, b] = sides.map(Side::stop);
-    a.assert_at_rest();
-    b.assert_at_rest();
-    // What the receiving host had no room for is counted as dropped, and nothing else is missing.
-    for (n, ended) in [&b, &a].into_iter().enumerate() {
-        let dropped: u64 = ended.shown.drops.values().sum();
-        assert!(got[n] as u64 + dropped >= u64::from(PACKETS), "{}: {dropped} {:#?}", got[n], ended.shown);
+    let ended = sides.map(Side::stop);
+    ended.iter().for_each(Ended::assert_at_rest);
+    (got, ended)
+}
+
+/// The hosts send from the first moment on: what waits for a session goes out before what comes when it is there.
+#[test]
+fn packets_that_waited_for_a_session_are_not_overtaken() {
+    for mode in [Pipeline, SingleThreaded] {
+        let (got, _) = in_order(pair([mode.into(); 2], 4));
+        assert!(got.iter().all(|&count| count > 0), "{got:?}");
     }
 }
 

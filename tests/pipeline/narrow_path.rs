@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+use veil_proto::mux::ecn::{CE, ECT_0};
 use veil_userspace::event_loop::ThreadingMode;
 
 use crate::net::Net;
@@ -15,6 +16,7 @@ in_each_mode! {
     packets_wider_than_the_path_arrive_in_pieces
     a_path_that_says_nothing_is_found_to_be_narrow
     what_follows_a_packet_in_pieces_arrives_after_it
+    congestion_that_one_piece_met_is_the_packets
 }
 
 /// Bytes of the largest datagram that the way takes: an MTU of 1300, over IPv4. Some packets are wider, most are not.
@@ -59,8 +61,7 @@ fn what_follows_a_packet_in_pieces_arrives_after_it(mode: ThreadingMode) {
     meet(&sides);
     // The first that are too wide are refused and lost: that is how a side learns.
     for (from, to) in [(0, 1), (1, 0)] {
-        let mut wide =
-            (0..).map(|number| packet(from, number)).find(|packet| packet.len() > WIDEST).expect("one");
+        let mut wide = wide(from);
         wide[28..32].copy_from_slice(&u32::MAX.to_be_bytes());
         let deadline = Instant::now() + PATIENCE;
         while sides[to].host.receive().is_none_or(|(_, packet)| packet.len() < wide.len()) {
@@ -69,6 +70,43 @@ fn what_follows_a_packet_in_pieces_arrives_after_it(mode: ThreadingMode) {
         }
     }
     arrive_in_order(sides);
+}
+
+/// A packet of a host's that the way does not take in one.
+fn wide(from: usize) -> Vec<u8> {
+    (0..).map(|number| packet(from, number)).find(|packet| packet.len() > WIDEST).expect("one")
+}
+
+fn congestion_that_one_piece_met_is_the_packets(mode: ThreadingMode) {
+    let mut net = Net::new(mode.into(), LIMIT);
+    net.wire.ends.iter().for_each(|end| end.rx.narrow(WIDEST));
+    net.pour(arrives, [32; 2]);
+    net.flush(arrives);
+    net.exchange(arrives, [200; 2]);
+    for marked in 0..2 {
+        let mut sent = wide(0);
+        sent[1] = ECT_0;
+        assert!(net.sides[0].host.send(&sent));
+        let mut pieces = 0;
+        let mut mark = |to: usize, mut datagram: Datagram, on: &mut VecDeque<_>| {
+            if to == 1 && datagram.bytes.len() > sent.len() / 2 {
+                assert_eq!(datagram.tos & 0b11, ECT_0, "each piece has the packet's own bits");
+                datagram.tos |= if pieces == marked { CE } else { 0 };
+                pieces += 1;
+            }
+            on.push_back(datagram);
+        };
+        let deadline = Instant::now() + PATIENCE;
+        let came = loop {
+            assert!(Instant::now() < deadline, "it does not arrive");
+            net.wire.carry(&mut mark);
+            if let Some((_, packet)) = net.sides[1].host.receive() {
+                break packet;
+            }
+        };
+        assert_eq!((pieces, came[1] & 0b11), (2, CE), "piece {marked}");
+    }
+    net.stop();
 }
 
 fn assert_in_pieces(ended: &Ended) {
