@@ -2,12 +2,14 @@
 //!
 //! A script decides, one by one, which datagram under way arrives next and which is lost; all scripts are tried.
 
-use veil_proto::handshake::message::TYPE_INITIATION;
+use std::net::SocketAddr;
+
+use veil_proto::handshake::message::{TYPE_DATA, TYPE_INITIATION};
 use veil_proto::time::{MILLISECOND, SECOND};
 
 use crate::checks::assert_recovers;
 use crate::end::{Rng, keys};
-use crate::sim::{Link, World};
+use crate::sim::{Link, World, address};
 
 /// Goes through all sequences of choices, whatever their number and widths.
 #[derive(Default)]
@@ -132,6 +134,53 @@ fn in_every_lossless_order_a_few_packets_each_way_suffice_and_none_is_lost() {
         }
     }
     assert!(runs > 20, "{runs} scripts");
+}
+
+#[test]
+fn in_no_order_does_a_late_datagram_lead_back_to_where_a_roaming_end_was() {
+    let mut late = 0;
+    for roaming in [0, 1] {
+        let (other, mut script) = (1 - roaming, Script::default());
+        loop {
+            let mut world = crossed(3);
+            let mut kept = None;
+            while !world.held.is_empty() {
+                let choice = script.choose(world.held.len() * (1 + usize::from(kept.is_none())));
+                let datagram = world.held.remove(choice % (world.held.len()));
+                world.mono += 25 * MILLISECOND;
+                let keeps = choice > world.held.len() && world.header(&datagram).kind == TYPE_DATA;
+                if keeps && datagram.from == address(roaming) {
+                    kept = Some(datagram);
+                } else {
+                    world.arrive(datagram);
+                }
+                world.run(0);
+            }
+            world.whole_again();
+            let new = SocketAddr::from(([203, 0, 113, 99], 9));
+            world.roam(roaming, new);
+            world.send(roaming, other);
+            world.run(100 * MILLISECOND);
+            let place = |world: &World| world.ends[other].endpoint(world.peer(other, roaming));
+            // Unless what was kept was needed for a session: then there is nothing to lead back from.
+            if let Some(kept) = kept
+                && place(&world) == Some(new)
+            {
+                let before = world.ends[other].usable();
+                world.arrive(kept);
+                world.run(0);
+                // What confirms a session says where it is.
+                if world.ends[other].usable() == before {
+                    late += 1;
+                    assert_eq!(place(&world), Some(new), "{roaming} {:?}", script.made);
+                }
+            }
+            if !script.next() {
+                break;
+            }
+        }
+    }
+    assert!(late > 10, "{late}");
 }
 
 #[test]

@@ -328,6 +328,10 @@ impl End {
         self.sessions.status(peer).and_then(|status| status.endpoint).map(|path| path.remote())
     }
 
+    pub fn usable(&self) -> usize {
+        self.events.iter().filter(|event| matches!(event, PeerEvent::Usable(_))).count()
+    }
+
     pub fn gave_up(&self) -> usize {
         self.events.iter().filter(|event| matches!(event, PeerEvent::GaveUp(_))).count()
     }

@@ -1,6 +1,6 @@
 //! `veil run`: builds one tunnel out of its configuration, runs it, and leaves nothing behind.
 //!
-//! Everything that can fail for a reason the operator can mend is done before the host is changed: names resolved, port
+//! Everything that can fail for a reason the operator can mend is done before the host is changed: names looked up, port
 //! bound, control socket taken. The TUN comes last; its addresses and routes go with it when it closes.
 
 use std::collections::HashSet;

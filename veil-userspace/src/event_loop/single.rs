@@ -93,7 +93,7 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
             received: WideSet::new(SetName::LinkReceive, BATCH),
             read: WideSet::new(SetName::TunReceive, BATCH),
             from_link: Bounded::new(BATCH),
-            // The runs of a batch, and the packets put together from pieces in them.
+            // The runs of a batch, and for each a frame of packets that follow it.
             to_tun: Bounded::new(2 * BATCH),
             from_tun: Bounded::new(BATCH),
             to_link: Bounded::new(2 * BATCH),

@@ -179,7 +179,7 @@ where
 
         let (from_link_in, from_link) = queue(BATCH);
         let (from_tun_in, from_tun) = queue(BATCH);
-        // The runs of a batch, and the packets put together from pieces in them.
+        // The runs of a batch, and for each a frame of packets that follow it.
         let (to_tun, to_tun_out) = queue(2 * BATCH);
         let (to_link, to_link_out) = queue(2 * BATCH);
         // As large as the sets whose frames take them.

@@ -93,7 +93,7 @@ pub struct Process {
     injected: WideSet,
     /// Runs being opened.
     batch: Vec<Sealed>,
-    /// Packets put together while a run is opened; they follow it to the host.
+    /// Packets that follow the run being opened to the host.
     whole: Vec<Whole>,
     runs: Runs,
     waiting: Waiting,
@@ -204,7 +204,7 @@ impl Process {
         &mut self.transmit
     }
 
-    /// The frames that packets are put together in; they come home here from the TX stage.
+    /// The frames of packets that follow a run; they come home here from the TX stage.
     pub fn injected_set(&mut self) -> &mut WideSet {
         &mut self.injected
     }
