@@ -98,6 +98,11 @@ fn a_route_comes_changes_and_goes() -> Result<()> {
         scene.ip(&format!("route add {network} via {theirs} mtu 1400"))?;
         let hop = scene.goes_by(to, theirs)?;
         ensure!(hop.source == ours && hop.mtu == 1400, "{hop:?}");
+        ensure!(scene.mirror.resolve(to, 0, Some(ours)) == Ok(hop));
+        ensure!(
+            scene.mirror.resolve(to, 0, Some(theirs)) == Err(Unresolved::NoRoute),
+            "not ours to send from"
+        );
         scene.settle()?;
         scene.ip(&format!("route replace {network} via {other}"))?;
         let hop = scene.goes_by(to, address(other))?;

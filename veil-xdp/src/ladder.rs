@@ -109,6 +109,10 @@ fn asked_for(rung: Rung, asked: Asked) -> Result<(), WhyNot> {
     Ok(())
 }
 
+/// Drivers that hand a program on to the interfaces below them. It runs there then, and the kernel drops what it redirects to
+/// a socket of the upper one (net/xdp/xsk.c, `xsk_rcv_check`).
+const STACKED: [&str; 2] = ["bonding", "hv_netvsc"];
+
 /// What the interface is.
 fn interface(rung: Rung, facts: &Facts) -> Result<(), WhyNot> {
     let nic = &facts.nic;
@@ -123,6 +127,15 @@ fn interface(rung: Rung, facts: &Facts) -> Result<(), WhyNot> {
         name => format!("the driver {name}"),
     };
     let other = "use another interface, or be content with the next rung";
+    if STACKED.contains(&nic.driver_name()) {
+        return no(
+            format!(
+                "{} receives by interfaces below it, whose packets its sockets are never given",
+                nic.name
+            ),
+            "name one of those, or be content with UDP",
+        );
+    }
     if let Some(xdp) = nic.xdp
         && !(xdp.basic && xdp.redirect)
     {

@@ -157,6 +157,10 @@ impl NextHops {
     /// # Errors
     /// Why that is not known; leave such a datagram to a UDP socket.
     pub fn resolve(&mut self, remote: IpAddr, scope: u32, local: Option<IpAddr>) -> Result<Hop, Unresolved> {
+        // IPv6 answers for any source (net/ipv6/route.c), so whether it is this host's still is looked up here.
+        if local.is_some_and(|local| !self.tables.is_local(local)) {
+            return Err(Unresolved::NoRoute);
+        }
         let route = self.requests.route(remote, scope, local).ok_or(Unresolved::NoRoute)?;
         if !route.unicast {
             return Err(Unresolved::NotUnicast);

@@ -58,6 +58,10 @@ const TABLE: &[Case] = &[
         },
         ["more TX queues", "more TX queues", ""],
     ),
+    (
+        |facts, _| facts.nic.driver.as_mut().unwrap().name = "bonding".into(),
+        ["by interfaces below it", "by interfaces below it", ""],
+    ),
     (|facts, _| facts.nic.virtio = Some(Virtio::new(1 << 33 | 1 << 40)), ["", "", ""]),
     (|facts, _| facts.nic.virtio = Some(Virtio::new(0)), ["iommu_platform=on", "", ""]),
     (

@@ -253,6 +253,7 @@ pub fn messages(datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
 const HEADER: usize = 16;
 
 pub fn read_route(message: RouteMessage) -> Route {
+    let mut encapsulated = false;
     let mut route = Route { unicast: message.header.kind == RouteType::Unicast, ..Route::default() };
     for attribute in message.attributes {
         match attribute {
@@ -267,10 +268,12 @@ pub fn read_route(message: RouteMessage) -> Route {
                     _ => None,
                 });
             }
+            // It is sent inside something else.
+            RouteAttribute::EncapType(_) | RouteAttribute::Encap(_) => encapsulated = true,
             _ => {}
         }
     }
-    route
+    if encapsulated { Route::default() } else { route }
 }
 
 fn ip(address: RouteAddress) -> Option<IpAddr> {

@@ -95,6 +95,11 @@ impl Tables {
         }
     }
 
+    /// Whether an address is this host's, on whatever interface.
+    pub fn is_local(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|&(_, ip, _)| ip == address)
+    }
+
     /// See [`NextHops::local_addresses`](super::NextHops::local_addresses).
     pub fn local_addresses(&self, interface: u32) -> Vec<IpAddr> {
         let heard_on = |at: u32, ip: IpAddr| match ip {

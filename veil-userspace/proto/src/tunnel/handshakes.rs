@@ -21,7 +21,7 @@ use crate::{DropCounters, DropReason, Entropy, Now, Path, PeerId, Tai64n};
 
 /// Initiations that may wait to be answered.
 const INITIATION_QUEUE: usize = 1024;
-/// Responses that may wait to be finished.
+/// Responses that may wait to be finished; more where more are awaited, since a restarted hub hears of all its peers at once.
 const RESPONSE_QUEUE: usize = 64;
 /// Initiations taken through the cheap gates in one step, at most.
 const GATES_PER_STEP: usize = 64;

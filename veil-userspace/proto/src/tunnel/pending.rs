@@ -33,6 +33,11 @@ impl Pending {
         last
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.by_index.len()
+    }
+
     /// Whose initiation has this receiver index.
     pub fn with_index(&self, index: u32) -> Option<PeerId> {
         self.by_index.get(&index).copied()

@@ -68,6 +68,8 @@ impl Drop for WakeOnDrop {
 /// The sending side of all queues.
 pub struct TxLane {
     pub queues: Vec<TxQueue>,
+    /// So many of them, from the first on, send.
+    pub senders: usize,
     pub spare: Vec<UmemFrame>,
     /// Bytes of the longest Ethernet frame that a frame holds.
     pub longest: usize,
@@ -142,6 +144,8 @@ pub fn climb(settings: &Settings, link: &Link, addresses: &[IpAddr]) -> Result<R
     let facts = Facts::gather(&settings.interface)?;
     let generic = settings.mode == XdpMode::Generic;
     let queues = facts.nic.queues.rx.clamp(1, MAX_QUEUES as u32);
+    // The kernel sends nothing by a queue that there is for receiving alone, and does not say so.
+    let senders = facts.nic.queues.tx.clamp(1, queues);
     let umem = umem_settings(queues, size);
     let bytes = u64::from(umem.frames) * size.bytes() as u64;
     let asked = Asked { xdp: true, generic, umem: bytes, own_program: None };
@@ -153,10 +157,12 @@ pub fn climb(settings: &Settings, link: &Link, addresses: &[IpAddr]) -> Result<R
             Rung::GenericCopy if generic => (AttachMode::Generic, BindMode::Copy),
             _ => continue,
         };
+        // Some drivers round what a frame holds down to whole KiB, and drop or cut what is longer (igb, igc, ixgbe).
+        let size = if bind == BindMode::ZeroCopy { FrameSize::Page } else { size };
         // What is forbidden by what is known need not be tried; what is allowed may still be refused.
         let tried = verdict
             .map_err(Refusal::from)
-            .and_then(|()| step(settings, link, addresses, size, queues, attach, bind));
+            .and_then(|()| step(settings, link, addresses, size, [queues, senders], attach, bind));
         match tried {
             Ok((rx, tx, program, sockets)) => {
                 let plural = if queues == 1 { "" } else { "s" };
@@ -207,7 +213,7 @@ fn step(
     link: &Link,
     addresses: &[IpAddr],
     frame_size: FrameSize,
-    queues: u32,
+    [queues, senders]: [u32; 2],
     attach: AttachMode,
     bind: BindMode,
 ) -> Result<Parts, Refusal> {
@@ -222,6 +228,7 @@ fn step(
     let to_send = frames.split_off((receive * queues) as usize);
     let mut tx = TxLane {
         queues: Vec::new(),
+        senders: senders as usize,
         spare: to_send,
         longest: frame_size.longest().into(),
         copies: attach == AttachMode::Native && bind == BindMode::Copy,

@@ -173,7 +173,13 @@ impl Supervisor {
     /// # Errors
     /// When netlink has broken off.
     pub fn update(&mut self, tick: bool) -> io::Result<Verdict> {
-        let changes = self.mirror.update()?;
+        let mut changes = self.mirror.update()?;
+        if (changes.links || tick) && self.is_detached() {
+            // An interface that goes away loses the program, too, and has gone down before: that is to be heard first.
+            let since = self.mirror.update()?;
+            changes.links |= since.links;
+            changes.addresses |= since.addresses;
+        }
         if changes.addresses
             && let Some(standing) = &self.standing
         {
@@ -215,9 +221,7 @@ impl Supervisor {
                 self.status.stands_on(Rung::Udp, "the interface is down".into());
                 Verdict::Pause
             }
-            (Some(_), Some((index, link)))
-                if self.status.with_program(|program| program.is_attached()) != Some(true) =>
-            {
+            (Some(_), Some((index, link))) if self.is_detached() => {
                 self.give_up("somebody has detached the steering program", Some((index, link)))
             }
             (Some(standing), Some((_, link))) if outgrows(&link, standing.frame_size) => {
@@ -230,6 +234,11 @@ impl Supervisor {
             }
             (Some(_), Some((_, link))) => self.keep(link),
         }
+    }
+
+    /// Whether the steering program is attached no more.
+    fn is_detached(&self) -> bool {
+        self.standing.is_some() && self.status.with_program(|program| program.is_attached()) != Some(true)
     }
 
     /// The interface is as it should be.

@@ -126,8 +126,8 @@ impl XdpTx {
     ) -> Result<(), usize> {
         let bytes = run.frame.bytes();
         let step = if run.segment == 0 { bytes.len().max(1) } else { usize::from(run.segment) };
-        let TxLane { queues, spare, .. } = lane;
-        let at = way.spread % queues.len().max(1);
+        let TxLane { queues, senders, spare, .. } = lane;
+        let at = way.spread % (*senders).max(1);
         let Some(queue) = queues.get_mut(at) else { return Err(done) };
         let headers = way.template.len();
         while done < bytes.len() {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::next_hop::rtnetlink::{Answers, read_route, repeated};
 use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::{RouteAttribute, RouteLwEnCapType, RouteMessage, RouteType};
 use std::io;
 
 const ERROR: u16 = 2;
@@ -105,4 +106,14 @@ fn a_routes_gateway_may_be_of_either_family() {
     // RTA_METRICS with RTAX_MTU.
     let metrics = attribute(8, &attribute(2, &1400u32.to_ne_bytes()));
     assert_eq!(read(&[metrics]).mtu, Some(1400));
+}
+
+#[test]
+fn what_is_sent_inside_something_else_is_left_to_the_kernel() {
+    let mut message = RouteMessage::default();
+    message.header.kind = RouteType::Unicast;
+    message.attributes = vec![RouteAttribute::Oif(7)];
+    assert!(read_route(message.clone()).unicast);
+    message.attributes.push(RouteAttribute::EncapType(RouteLwEnCapType::Mpls));
+    assert!(!read_route(message).unicast);
 }

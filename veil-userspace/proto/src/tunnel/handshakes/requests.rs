@@ -161,7 +161,7 @@ impl Handshakes {
             return Err(DropReason::BadHeader);
         }
         self.pending.with_index(header.index).ok_or(DropReason::NotPending)?;
-        if self.responses.len() >= RESPONSE_QUEUE {
+        if self.responses.len() >= RESPONSE_QUEUE.max(self.pending.len()) {
             return Err(DropReason::HandshakeQueueFull);
         }
         self.responses.push_back((path, bytes));
