@@ -265,13 +265,16 @@ fn no_reply_is_longer_than_what_it_answers_and_goes_anywhere_else() {
 }
 
 #[test]
-fn whoever_floods_in_a_sources_name_does_not_use_its_cookie_replies_up() {
+fn cookie_replies_are_limited_for_each_source_and_for_nobody_else() {
     let (mut server, mut flood) = (End::server(), Flood::new());
     flood.load(&mut server, START);
-    for source in ["203.0.113.1:1", "203.0.113.1:2", "203.0.113.2:1"] {
-        (0..40).for_each(|_| server.receive(&path(source), &flood.knowing(None), START));
-        assert_eq!(server.turn(40, START).len(), 40, "each has its answer, no longer than the question");
-    }
+    let ask = |server: &mut End, flood: &mut Flood, source: &str, times| {
+        (0..times).for_each(|_| server.receive(&path(source), &flood.knowing(None), START));
+        server.turn(times, START).len()
+    };
+    assert_eq!(ask(&mut server, &mut flood, "203.0.113.1:1", 40), 5);
+    assert_eq!(ask(&mut server, &mut flood, "203.0.113.1:2", 40), 0, "another port is no other source");
+    assert_eq!(ask(&mut server, &mut flood, "203.0.113.2:1", 1), 1);
 }
 
 #[test]

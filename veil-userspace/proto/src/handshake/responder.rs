@@ -28,6 +28,8 @@ pub struct HandshakeResponder {
     peers: HashMap<PublicKey, Known>,
     replays: HandshakeReplayCache,
     cookies: CookieSecrets,
+    /// Cookie replies that a source may still be sent. Spoofed sources use up nothing but their own.
+    cookie_replies: TokenBuckets,
     /// Initiations that a source, proven by its cookie, may still make us work on.
     proven: TokenBuckets,
 }
@@ -78,6 +80,7 @@ impl HandshakeResponder {
             peers: peers.iter().enumerate().map(known).collect(),
             replays: HandshakeReplayCache::new(HandshakeReplayCache::DEFAULT_CAPACITY, entropy),
             cookies: CookieSecrets::new(entropy),
+            cookie_replies: TokenBuckets::new(Rate::INITIATIONS, entropy),
             proven: TokenBuckets::new(Rate::INITIATIONS, entropy),
         }
     }
@@ -109,11 +112,12 @@ impl HandshakeResponder {
         let opened = open_initiation(&identity.envelope_key, datagram)?;
         if let Some(sealed) = sealed {
             if let Err(cookie) = self.cookies.verify(&sealed, path, now, entropy) {
-                // Never limited by source: whoever spoofs a peer's would use up what that peer needs.
-                let (ck, hp) = (&identity.cookie_key, &identity.header_key);
-                let reply =
-                    seal_cookie_reply(ck, hp, opened.sender, &opened.tag, &cookie, datagram_len, entropy);
-                return Err(Refused { reason: DropReason::NoCookie, reply: Some(reply) });
+                let may_reply = self.cookie_replies.take(path.remote().ip(), now.mono);
+                let reply = may_reply.then(|| {
+                    let (ck, hp) = (&identity.cookie_key, &identity.header_key);
+                    seal_cookie_reply(ck, hp, opened.sender, &opened.tag, &cookie, datagram_len, entropy)
+                });
+                return Err(Refused { reason: DropReason::NoCookie, reply });
             }
             if !self.proven.take(path.remote().ip(), now.mono) {
                 return Err(DropReason::RateLimited.into());
