@@ -194,7 +194,7 @@ impl Flood {
 }
 
 /// 20 000 datagrams a second; after a second of them the client wants a session. How long it took, in milliseconds.
-fn handshake_in_a_flood(datagram: fn(&mut Flood) -> Vec<u8>) -> (u64, End) {
+fn handshake_in_a_flood(source: fn(&mut Flood) -> Path, datagram: fn(&mut Flood) -> Vec<u8>) -> (u64, End) {
     let (mut client, mut server, mut flood) = (End::client(), End::server(), Flood::new());
     const DELAY: u64 = 20;
     let mut wire: Vec<(u64, bool, Vec<u8>)> = Vec::new();
@@ -204,7 +204,7 @@ fn handshake_in_a_flood(datagram: fn(&mut Flood) -> Vec<u8>) -> (u64, End) {
             assert_eq!(client.begin(now), Outbound::Wait);
         }
         for _ in 0..20 {
-            let (source, bytes) = (flood.source(), datagram(&mut flood));
+            let (source, bytes) = (source(&mut flood), datagram(&mut flood));
             server.receive(&source, &bytes, now);
         }
         for (due, to_server, bytes) in std::mem::take(&mut wire) {
@@ -229,7 +229,7 @@ fn handshake_in_a_flood(datagram: fn(&mut Flood) -> Vec<u8>) -> (u64, End) {
 
 #[test]
 fn a_flood_that_knows_our_public_key_does_not_keep_a_known_peer_out() {
-    let (took, server) = handshake_in_a_flood(|flood| flood.knowing(None));
+    let (took, server) = handshake_in_a_flood(Flood::source, |flood| flood.knowing(None));
     println!("{took} ms");
     assert!(took < 2000);
     assert!(server.dropped(DropReason::NoCookie) > 15_000);
@@ -239,8 +239,15 @@ fn a_flood_that_knows_our_public_key_does_not_keep_a_known_peer_out() {
 }
 
 #[test]
+fn a_flood_in_its_own_name_does_not_keep_a_known_peer_out() {
+    let (took, server) = handshake_in_a_flood(|_| client_path(), |flood| flood.knowing(None));
+    assert!(took < 2000, "{took} ms");
+    assert!(server.dropped(DropReason::NoCookie) > 15_000);
+}
+
+#[test]
 fn a_flood_that_does_not_know_our_public_key_reaches_no_gate() {
-    let (took, server) = handshake_in_a_flood(Flood::ignorant);
+    let (took, server) = handshake_in_a_flood(Flood::source, Flood::ignorant);
     assert!(took < 200, "{took} ms");
     assert_eq!(server.handshakes.drops().total(), 0);
     assert_eq!(server.handshakes.counters().under_load.load(Relaxed), 0);
@@ -265,16 +272,18 @@ fn no_reply_is_longer_than_what_it_answers_and_goes_anywhere_else() {
 }
 
 #[test]
-fn cookie_replies_are_limited_for_each_source_and_for_nobody_else() {
+fn a_replayed_initiation_is_soon_answered_no_more_and_takes_nothing_from_another() {
     let (mut server, mut flood) = (End::server(), Flood::new());
     flood.load(&mut server, START);
-    let ask = |server: &mut End, flood: &mut Flood, source: &str, times| {
-        (0..times).for_each(|_| server.receive(&path(source), &flood.knowing(None), START));
-        server.turn(times, START).len()
+    let ask = |server: &mut End, source: &str, bytes: &[u8]| {
+        (0..40).for_each(|_| server.receive(&path(source), bytes, START));
+        server.turn(40, START).len()
     };
-    assert_eq!(ask(&mut server, &mut flood, "203.0.113.1:1", 40), 5);
-    assert_eq!(ask(&mut server, &mut flood, "203.0.113.1:2", 40), 0, "another port is no other source");
-    assert_eq!(ask(&mut server, &mut flood, "203.0.113.2:1", 1), 1);
+    let (one, another) = (flood.knowing(None), flood.knowing(None));
+    assert_eq!(ask(&mut server, "203.0.113.1:1", &one), 5);
+    assert_eq!(ask(&mut server, "203.0.113.1:2", &one), 0, "another port is no other source");
+    assert_eq!(ask(&mut server, "203.0.113.2:1", &one), 5);
+    assert_eq!(ask(&mut server, "203.0.113.1:1", &another), 5);
 }
 
 #[test]

@@ -28,7 +28,8 @@ pub struct HandshakeResponder {
     peers: HashMap<PublicKey, Known>,
     replays: HandshakeReplayCache,
     cookies: CookieSecrets,
-    /// Cookie replies that a source may still be sent. Spoofed sources use up nothing but their own.
+    /// Cookie replies that one initiation, by its envelope's tag, may still bring its source. Not all initiations of a
+    /// source together: whoever floods in a peer's name would use up what the peer needs to prove its address.
     cookie_replies: TokenBuckets,
     /// Initiations that a source, proven by its cookie, may still make us work on.
     proven: TokenBuckets,
@@ -112,7 +113,7 @@ impl HandshakeResponder {
         let opened = open_initiation(&identity.envelope_key, datagram)?;
         if let Some(sealed) = sealed {
             if let Err(cookie) = self.cookies.verify(&sealed, path, now, entropy) {
-                let may_reply = self.cookie_replies.take(path.remote().ip(), now.mono);
+                let may_reply = self.cookie_replies.take_for(path.remote().ip(), &opened.tag, now.mono);
                 let reply = may_reply.then(|| {
                     let (ck, hp) = (&identity.cookie_key, &identity.header_key);
                     seal_cookie_reply(ck, hp, opened.sender, &opened.tag, &cookie, datagram_len, entropy)

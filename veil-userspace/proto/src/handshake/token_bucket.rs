@@ -1,7 +1,7 @@
 //! Rate limits for handshakes: one lock-free word per bucket, and a fixed table of buckets for all sources
 //! there are.
 //!
-//! Asked by the responder under load, after the cookie has proved the source address. A bucket is the
+//! Asked by the responder under load. A bucket is the
 //! *generic cell rate algorithm* (ITU-T I.371): the word is the time at which the bucket will be full again.
 //! A grant moves it one interval on; a request is refused when that would be more than `burst` intervals from
 //! now. So one compare-and-swap is the whole state change, and in any span of time no more than `burst` +
@@ -89,10 +89,15 @@ impl TokenBuckets {
 
     /// Takes one of `source`'s tokens, if there is one; `now_ns` is monotonic.
     pub fn take(&self, source: IpAddr, now_ns: u64) -> bool {
-        self.buckets[self.index(source)].take_at(self.rate, now_ns)
+        self.take_for(source, &[], now_ns)
     }
 
-    fn index(&self, source: IpAddr) -> usize {
+    /// As [`TokenBuckets::take`], from a bucket that `source` has for `subject` alone.
+    pub fn take_for(&self, source: IpAddr, subject: &[u8], now_ns: u64) -> bool {
+        self.buckets[self.index(source, subject)].take_at(self.rate, now_ns)
+    }
+
+    fn index(&self, source: IpAddr, subject: &[u8]) -> usize {
         // Tagged by family, so that an IPv4 address is no IPv6 network.
         let mut key = [0; 9];
         match source.to_canonical() {
@@ -104,6 +109,7 @@ impl TokenBuckets {
         }
         let mut hasher = self.hash.build_hasher();
         hasher.write(&key);
+        hasher.write(subject);
         hasher.finish() as usize % BUCKETS
     }
 }
@@ -238,7 +244,7 @@ mod tests {
     #[test]
     fn a_source_is_an_ipv4_address_or_an_ipv6_slash_64() {
         let table = TokenBuckets::new(Rate::INITIATIONS, &mut Seeded(1));
-        let index = |text: &str| table.index(text.parse().unwrap());
+        let index = |text: &str| table.index(text.parse().unwrap(), &[]);
         assert_eq!(index("2001:db8::1"), index("2001:db8::ffff:ffff:ffff:ffff"));
         assert_eq!(index("192.0.2.1"), index("::ffff:192.0.2.1"));
         assert_ne!(index("192.0.2.1"), index("192.0.2.2"));
@@ -249,9 +255,18 @@ mod tests {
     }
 
     #[test]
+    fn a_source_has_a_bucket_for_each_subject() {
+        let table = TokenBuckets::new(Rate::INITIATIONS, &mut Seeded(1));
+        let source = "192.0.2.1".parse().unwrap();
+        assert_eq!((0..20).filter(|_| table.take_for(source, b"one", SECOND)).count(), 5);
+        assert_eq!((0..20).filter(|_| table.take_for(source, b"another", SECOND)).count(), 5);
+    }
+
+    #[test]
     fn another_secret_is_another_arrangement() {
         let tables = [1, 2].map(|seed| TokenBuckets::new(Rate::INITIATIONS, &mut Seeded(seed)));
-        let indices = tables.map(|t| (0..64u8).map(|i| t.index([192, 0, 2, i].into())).collect::<Vec<_>>());
+        let indices =
+            tables.map(|t| (0..64u8).map(|i| t.index([192, 0, 2, i].into(), &[])).collect::<Vec<_>>());
         assert_ne!(indices[0], indices[1]);
     }
 
