@@ -78,9 +78,6 @@ impl Spoke {
             }
             run.frame.home(set);
         }
-        while self.handshakes.has_work() {
-            self.handshakes.step(now(), &mut self.entropy, &mut self.out);
-        }
         loop {
             if let Some(message) = self.out.to_sessions.pop_front() {
                 self.sessions.handle(message);
@@ -89,6 +86,8 @@ impl Spoke {
             } else if let Some(peer) = self.out.resolve.pop_front() {
                 let addresses = vec!["192.0.2.1:4433".parse().expect("an address")];
                 self.tell(ToHandshakes::Resolved { peer, addresses });
+            } else if self.handshakes.has_work() {
+                self.handshakes.step(now(), &mut self.entropy, &mut self.out);
             } else {
                 break;
             }

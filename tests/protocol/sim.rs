@@ -322,7 +322,7 @@ impl World {
             }
             if self.ends[n].handshakes.next_deadline().is_some_and(|at| at <= now.mono) {
                 let (mut out, end) = (HandshakeOutput::default(), &mut self.ends[n]);
-                end.handshakes.on_timer(now, &mut end.entropy, &mut out);
+                end.handshakes.on_timer(now, &mut out);
                 self.settle_handshakes(n, out);
             }
         }

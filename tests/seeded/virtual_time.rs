@@ -71,7 +71,7 @@ impl End {
     fn at(&mut self, seconds: u64) {
         self.now = at(seconds);
         self.sessions.on_timer(self.now);
-        self.handshakes.on_timer(self.now, &mut self.entropy, &mut self.out);
+        self.handshakes.on_timer(self.now, &mut self.out);
     }
 
     fn initiate(&mut self) {
@@ -91,14 +91,13 @@ impl End {
 
     /// Carries messages to and fro until there are none, then tells the parent what leaves.
     fn settle(&mut self) -> Result<()> {
-        while self.handshakes.has_work() {
-            self.handshakes.step(self.now, &mut self.entropy, &mut self.out);
-        }
         loop {
             if let Some(message) = self.out.to_sessions.pop_front() {
                 self.sessions.handle(message);
             } else if let Some(message) = self.sessions.next_message() {
                 self.tell(message);
+            } else if self.handshakes.has_work() {
+                self.handshakes.step(self.now, &mut self.entropy, &mut self.out);
             } else {
                 break;
             }

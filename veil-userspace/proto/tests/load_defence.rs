@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
 
-use veil_proto::crypto::{HeaderKey, KeyPair, NetworkSecret, PrivateKey, Psk, Suites};
+use veil_proto::crypto::{HeaderKey, KeyPair, NetworkSecret, PrivateKey, Psk, PublicKey, Suites};
 use veil_proto::handshake::envelope::{CookieKey, EnvelopeKey};
 use veil_proto::handshake::message::{COOKIE_LEN, envelope_tag, open_cookie_reply, seal_initiation};
 use veil_proto::handshake::{HandshakeResponder, Identity};
@@ -51,6 +51,18 @@ fn client_path() -> Path {
     path("203.0.113.7:50000")
 }
 
+fn settings(public_key: PublicKey, has_endpoint: bool) -> PeerSettings {
+    PeerSettings {
+        public_key,
+        psk: Psk::default(),
+        suites: Suites::supported(),
+        allowed_ips: Vec::new(),
+        keepalive: None,
+        lease: false,
+        has_endpoint,
+    }
+}
+
 /// One end of a tunnel with one peer.
 struct End {
     handshakes: Handshakes,
@@ -63,15 +75,7 @@ struct End {
 impl End {
     fn new(own: u8, peer: u8, has_endpoint: bool) -> End {
         let (keys, none) = (keys(own), NetworkSecret::default());
-        let settings = [PeerSettings {
-            public_key: self::keys(peer).public,
-            psk: Psk::default(),
-            suites: Suites::supported(),
-            allowed_ips: Vec::new(),
-            keepalive: None,
-            lease: false,
-            has_endpoint,
-        }];
+        let settings = [settings(self::keys(peer).public, has_endpoint)];
         let mut entropy = Seeded(own.into());
         let sessions = Sessions::new(&keys.public, &none, &settings, None);
         let handshakes = Handshakes::new(Identity::new(keys, none), &settings, &mut entropy);
@@ -102,14 +106,27 @@ impl End {
         assert_eq!(self.received, sum, "datagrams received = opened + handshake + dropped");
     }
 
-    /// At most `steps` of the handshakes, then timers and messages; what is to be sent.
+    /// Timers and messages, at most `steps` of the handshakes between them; what is to be sent.
     fn turn(&mut self, steps: usize, now: u64) -> Vec<Transmit> {
         let time = at(now);
         self.sessions.on_timer(time);
-        self.handshakes.on_timer(time, &mut self.entropy, &mut self.out);
+        self.handshakes.on_timer(time, &mut self.out);
+        self.carry_messages(time);
         for _ in 0..steps {
             self.handshakes.step(time, &mut self.entropy, &mut self.out);
         }
+        self.carry_messages(time);
+        let mut sent: Vec<_> = self.out.transmits.drain(..).collect();
+        while let Some(peer) = self.sessions.next_flagged() {
+            let Outbound::Ready(path) = self.sessions.begin(peer, time) else { continue };
+            let mut bytes = vec![0; 32];
+            self.sessions.seal(peer, &mut bytes, time).unwrap();
+            sent.push(Transmit { path, bytes });
+        }
+        sent
+    }
+
+    fn carry_messages(&mut self, time: Now) {
         loop {
             let mut any = false;
             while let Some(message) = self.sessions.next_message() {
@@ -121,17 +138,9 @@ impl End {
                 any = true;
             }
             if !any {
-                break;
+                return;
             }
         }
-        let mut sent: Vec<_> = self.out.transmits.drain(..).collect();
-        while let Some(peer) = self.sessions.next_flagged() {
-            let Outbound::Ready(path) = self.sessions.begin(peer, time) else { continue };
-            let mut bytes = vec![0; 32];
-            self.sessions.seal(peer, &mut bytes, time).unwrap();
-            sent.push(Transmit { path, bytes });
-        }
-        sent
     }
 
     fn begin(&mut self, now: u64) -> Outbound {
@@ -344,7 +353,7 @@ fn refused_client() -> (End, End, Vec<u8>) {
     let (mut client, mut server) = (End::client(), End::server());
     Flood::new().load(&mut server, START);
     client.begin(START);
-    let initiation = client.turn(0, START).remove(0);
+    let initiation = client.turn(1, START).remove(0);
     assert_eq!(initiation.path, server_path());
     server.receive(&client_path(), &initiation.bytes, START);
     let reply = server.turn(1, START).remove(0);
@@ -358,7 +367,7 @@ fn a_cookie_brings_the_retry_forward_to_the_same_address_and_it_passes() {
     let now = START + 10 * MILLISECOND;
     client.receive(&server_path(), &reply, now);
     assert_eq!(client.handshakes.next_deadline(), Some(now));
-    let retry = client.turn(0, now).remove(0);
+    let retry = client.turn(1, now).remove(0);
     assert_eq!(retry.path, server_path());
     server.receive(&client_path(), &retry.bytes, now);
     let response = server.turn(1, now).remove(0);
@@ -382,18 +391,18 @@ fn a_cookie_reply_moves_no_endpoint_and_counts_once_and_only_from_where_it_was_a
     client.receive(&server_path(), &[7; 100], now);
     assert_eq!(client.dropped(DropReason::BadHeader), 1);
     assert_eq!(client.handshakes.counters().cookies_received.load(Relaxed), 0);
-    assert!(client.turn(0, now).is_empty());
+    assert!(client.turn(1, now).is_empty());
 
     client.receive(&server_path(), &reply, now);
     client.receive(&server_path(), &reply, now);
     assert_eq!(client.handshakes.counters().cookies_received.load(Relaxed), 1);
     assert_eq!(client.dropped(DropReason::NotPending), 1);
     assert_eq!(client.sessions.status(PEER).unwrap().endpoint, None);
-    assert_eq!(client.turn(0, now).len(), 1, "one retry");
+    assert_eq!(client.turn(1, now).len(), 1, "one retry");
     // The retry is another initiation: the old reply says nothing about it.
     client.receive(&server_path(), &reply, now);
     assert_eq!(client.handshakes.counters().cookies_received.load(Relaxed), 1);
-    assert!(client.turn(0, now + 4 * SECOND).is_empty());
+    assert!(client.turn(1, now + 4 * SECOND).is_empty());
 }
 
 #[test]
@@ -414,21 +423,21 @@ fn a_tampered_cookie_reply_changes_nothing() {
 fn a_second_cookie_within_5_s_brings_nothing_forward() {
     let (mut client, mut server, reply) = refused_client();
     client.receive(&server_path(), &reply, START);
-    let retry = client.turn(0, START).remove(0);
+    let retry = client.turn(1, START).remove(0);
     // The server sees it from elsewhere, as behind a NAT that has just forgotten: the cookie is wrong there.
     server.receive(&path("203.0.113.7:50001"), &retry.bytes, START);
     let second = server.turn(1, START).remove(0);
     client.receive(&server_path(), &second.bytes, START);
     assert_eq!(client.handshakes.counters().cookies_received.load(Relaxed), 2);
-    assert!(client.turn(0, START + 4 * SECOND).is_empty());
-    assert_eq!(client.turn(0, START + 6 * SECOND).len(), 1);
+    assert!(client.turn(1, START + 4 * SECOND).is_empty());
+    assert_eq!(client.turn(1, START + 6 * SECOND).len(), 1);
 }
 
 #[test]
 fn after_a_restart_with_its_state_a_captured_initiation_is_refused() {
     let (mut client, mut server) = (End::client(), End::server());
     client.begin(START);
-    let captured = client.turn(0, START).remove(0).bytes;
+    let captured = client.turn(1, START).remove(0).bytes;
     server.receive(&client_path(), &captured, START);
     assert_eq!(server.turn(1, START).len(), 1);
     let accepted = server.out.accepted.pop_front().unwrap();
@@ -447,9 +456,9 @@ fn after_a_restart_with_its_state_a_captured_initiation_is_refused() {
 #[test]
 fn a_restarted_end_initiates_to_the_endpoint_it_knows() {
     let mut server = End::server();
-    assert!(server.turn(0, START).is_empty());
+    assert!(server.turn(1, START).is_empty());
     server.sessions.restore(PEER, client_path());
-    let sent = server.turn(0, START);
+    let sent = server.turn(1, START);
     assert_eq!((sent.len(), sent[0].path), (1, client_path()));
     let mut client = End::client();
     client.receive(&server_path(), &sent[0].bytes, START);
@@ -467,11 +476,36 @@ fn sessions_are_told_where_initiations_are_pending_and_when_no_more() {
     while let Some(message) = client.sessions.next_message() {
         client.handshakes.handle(message, at(START), &mut client.entropy, &mut client.out);
     }
+    client.handshakes.step(at(START), &mut client.entropy, &mut client.out);
     let told = |client: &mut End| client.out.to_sessions.pop_front();
     assert!(matches!(told(&mut client), Some(ToSessions::Pending(path)) if path == server_path()));
     client.handshakes.handle(ToHandshakes::Confirmed(PEER), at(START), &mut client.entropy, &mut client.out);
     assert!(matches!(told(&mut client), Some(ToSessions::NotPending(path)) if path == server_path()));
     assert!(told(&mut client).is_none());
+}
+
+#[test]
+fn initiations_due_at_once_are_made_one_a_step_and_once_each() {
+    const PEERS: u32 = 100;
+    let settings: Vec<_> = (0..PEERS as u8).map(|n| settings(keys(100 + n).public, true)).collect();
+    let identity = Identity::new(keys(1), NetworkSecret::default());
+    let (mut entropy, mut out) = (Seeded(1), HandshakeOutput::default());
+    let mut handshakes = Handshakes::new(identity, &settings, &mut entropy);
+    for peer in (0..PEERS).map(PeerId) {
+        let addresses = vec![server_path().remote()];
+        handshakes.handle(ToHandshakes::Resolved { peer, addresses }, at(START), &mut entropy, &mut out);
+        for number in 1..=2 {
+            let request = ToHandshakes::Initiate { peer, number, path: None };
+            handshakes.handle(request, at(START), &mut entropy, &mut out);
+        }
+    }
+    for made in 1..=PEERS as usize {
+        handshakes.step(at(START), &mut entropy, &mut out);
+        assert_eq!(out.transmits.len(), made);
+    }
+    handshakes.step(at(START), &mut entropy, &mut out);
+    assert_eq!(out.transmits.len(), PEERS as usize, "each made once, for the newer request");
+    assert!(!handshakes.has_work());
 }
 
 #[test]

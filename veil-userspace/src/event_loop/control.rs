@@ -85,7 +85,7 @@ impl Control {
         self.handshakes.has_work()
     }
 
-    /// Works on handshake datagrams that wait, a bounded number.
+    /// Works on handshakes, a bounded part of what waits.
     pub fn step(&mut self, now: Now) {
         if self.handshakes.has_work() {
             self.handshakes.step(now, &mut *self.entropy, &mut self.output);
@@ -94,7 +94,7 @@ impl Control {
 
     /// Does what is due of the handshakes.
     pub fn on_timer(&mut self, now: Now) {
-        self.handshakes.on_timer(now, &mut *self.entropy, &mut self.output);
+        self.handshakes.on_timer(now, &mut self.output);
     }
 
     /// When handshakes must be stepped next.

@@ -154,9 +154,6 @@ impl Far {
     }
 
     fn settle(&mut self) {
-        while self.handshakes.has_work() {
-            self.handshakes.step(now(), &mut SystemEntropy::new(), &mut self.out);
-        }
         loop {
             if let Some(message) = self.out.to_sessions.pop_front() {
                 self.sessions.handle(message);
@@ -164,6 +161,8 @@ impl Far {
                 self.tell(message);
             } else if let Some(peer) = self.out.resolve.pop_front() {
                 self.tell(ToHandshakes::Resolved { peer, addresses: vec![self.hub] });
+            } else if self.handshakes.has_work() {
+                self.handshakes.step(now(), &mut SystemEntropy::new(), &mut self.out);
             } else {
                 break;
             }

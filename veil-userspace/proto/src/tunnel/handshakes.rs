@@ -132,6 +132,8 @@ pub struct Handshakes {
     meter: LoadMeter,
     initiations: VecDeque<(Path, Vec<u8>)>,
     responses: VecDeque<(Path, Vec<u8>)>,
+    /// Whose next initiation is to be made. One step makes one: each is curve work, and thousands may be due at once.
+    due: VecDeque<PeerId>,
     deadlines: Deadlines,
     drops: Arc<DropCounters>,
     counters: Arc<HandshakeCounters>,
@@ -162,6 +164,7 @@ impl Handshakes {
             meter: LoadMeter::default(),
             initiations: VecDeque::new(),
             responses: VecDeque::new(),
+            due: VecDeque::new(),
             deadlines: Deadlines::new(peers.len()),
             drops: Default::default(),
             counters: Default::default(),
@@ -190,7 +193,7 @@ impl Handshakes {
         self.indices.len()
     }
 
-    /// Takes one message in. Initiations and responses only queue here; [`step`](Self::step) works on them.
+    /// Takes one message in. What takes curve arithmetic only queues here; [`step`](Self::step) works on it.
     pub fn handle(
         &mut self,
         message: ToHandshakes,
@@ -201,7 +204,7 @@ impl Handshakes {
         match message {
             ToHandshakes::Datagram { path, bytes } => self.datagram(path, bytes, now),
             ToHandshakes::Initiate { peer, number, path } => {
-                self.initiate(peer, number, path, now, entropy, out);
+                self.initiate(peer, number, path, now, out);
             }
             ToHandshakes::Confirmed(peer) => self.cancel(peer, out),
             ToHandshakes::Retired(index) => {
@@ -211,7 +214,7 @@ impl Handshakes {
                 let indices = (0..count).map(|_| self.allocate(entropy)).collect();
                 out.to_sessions.push_back(ToSessions::Indices(indices));
             }
-            ToHandshakes::Resolved { peer, addresses } => self.resolved(peer, addresses, now, entropy, out),
+            ToHandshakes::Resolved { peer, addresses } => self.resolved(peer, addresses, now),
         }
     }
 
@@ -232,19 +235,20 @@ impl Handshakes {
         }
     }
 
-    /// Whether datagrams wait for [`step`](Self::step).
+    /// Whether something waits for [`step`](Self::step).
     pub fn has_work(&self) -> bool {
-        !self.initiations.is_empty() || !self.responses.is_empty()
+        !self.initiations.is_empty() || !self.responses.is_empty() || !self.due.is_empty()
     }
 
-    /// Works on waiting datagrams: one answer of ours finished, up to 64 initiations through the cheap gates, curve work
-    /// for the first that passes.
+    /// A bounded part of what waits: one response to us finished, one initiation of ours made, up to 64 of others taken
+    /// through the cheap gates, curve work for the first that passes.
     pub fn step(&mut self, now: Now, entropy: &mut dyn Entropy, out: &mut HandshakeOutput) {
         if let Some((_, mut bytes)) = self.responses.pop_front()
             && let Err(reason) = self.finish(&mut bytes, now, out)
         {
             self.drops.count(reason);
         }
+        self.attempt_one(now, entropy, out);
         self.answer_one(now, entropy, out);
     }
 

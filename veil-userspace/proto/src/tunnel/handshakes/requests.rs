@@ -21,7 +21,6 @@ impl Handshakes {
         number: u64,
         path: Option<Path>,
         now: Now,
-        entropy: &mut dyn Entropy,
         out: &mut HandshakeOutput,
     ) {
         self.cancel(peer_id, out);
@@ -32,7 +31,18 @@ impl Handshakes {
         if peer.has_endpoint && peer.path(0).is_none() {
             out.resolve.push_back(peer_id);
         }
-        self.attempt(peer_id, now, entropy, out);
+        self.due.push_back(peer_id);
+    }
+
+    /// Makes the first initiation that is due.
+    pub(super) fn attempt_one(&mut self, now: Now, entropy: &mut dyn Entropy, out: &mut HandshakeOutput) {
+        while let Some(peer_id) = self.due.pop_front() {
+            // Meanwhile the request may have been answered, or another one been made.
+            let request = self.peers.get(peer_id.index()).and_then(|peer| peer.request.as_ref());
+            if request.is_some_and(|request| request.retry_at <= now.mono) {
+                return self.attempt(peer_id, now, entropy, out);
+            }
+        }
     }
 
     /// Sends a new initiation for the peer's request and sets the time of the next one.
@@ -84,27 +94,21 @@ impl Handshakes {
         }
     }
 
-    pub(super) fn resolved(
-        &mut self,
-        peer_id: PeerId,
-        addresses: Vec<SocketAddr>,
-        now: Now,
-        entropy: &mut dyn Entropy,
-        out: &mut HandshakeOutput,
-    ) {
+    pub(super) fn resolved(&mut self, peer_id: PeerId, addresses: Vec<SocketAddr>, now: Now) {
         let Some(peer) = self.peers.get_mut(peer_id.index()) else { return };
         // A name that does not resolve just now keeps the addresses it had.
         if addresses.is_empty() || addresses == peer.addresses {
             return;
         }
         peer.addresses = addresses;
-        if peer.request.as_ref().is_some_and(|request| request.pending.is_none()) {
-            self.attempt(peer_id, now, entropy, out);
+        if let Some(request) = peer.request.as_mut().filter(|request| request.pending.is_none()) {
+            request.retry_at = now.mono;
+            self.due.push_back(peer_id);
         }
     }
 
-    /// Retries and gives up what is due.
-    pub fn on_timer(&mut self, now: Now, entropy: &mut dyn Entropy, out: &mut HandshakeOutput) {
+    /// Gives up what took too long; what is to be tried again waits for [`step`](Self::step).
+    pub fn on_timer(&mut self, now: Now, out: &mut HandshakeOutput) {
         while let Some(owner) = self.deadlines.pop_due(now.mono) {
             let peer_id = PeerId(owner);
             let Some(peer) = self.peers.get(peer_id.index()) else { continue };
@@ -119,7 +123,7 @@ impl Handshakes {
                 if peer.has_endpoint {
                     out.resolve.push_back(peer_id);
                 }
-                self.attempt(peer_id, now, entropy, out);
+                self.due.push_back(peer_id);
             }
         }
     }
