@@ -1,7 +1,7 @@
 //! The mirror of links, neighbours, routes and addresses against the kernel: every change is made by `ip`, waited for as
 //! an event, and the mirror asked.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use socket2::SockRef;
@@ -60,8 +60,8 @@ impl Mirrored {
         self.until("routes", |_, seen| seen.routes)?;
         ensure!(self.mirror.version() != before, "the old answer still looked good");
         ping(&self.wire.ours, &next.to_string(), PATIENCE)?;
-        self.until(&format!("{next} known"), |mirror, _| mirror.resolve(to, 0, None).is_ok())?;
-        let hop = self.mirror.resolve(to, 0, None).map_err(|why| anyhow::anyhow!("{why}"))?;
+        self.until(&format!("{next} known"), |mirror, _| resolve(mirror, to, None).is_ok())?;
+        let hop = resolve(&mut self.mirror, to, None).map_err(|why| anyhow::anyhow!("{why}"))?;
         let macs = (self.wire.our_mac, self.wire.their_mac);
         ensure!((hop.source_mac, hop.neighbour_mac) == macs, "{hop:?}");
         ensure!(hop.interface == self.interface && hop.neighbour == next, "not by {next}: {hop:?}");
@@ -73,6 +73,13 @@ impl Mirrored {
         self.mirror.update()?;
         Ok(())
     }
+}
+
+const OUR_PORT: u16 = 4433;
+const THEIR_PORT: u16 = 4434;
+
+fn resolve(mirror: &mut NextHops, to: IpAddr, from: Option<IpAddr>) -> Result<Hop, Unresolved> {
+    mirror.resolve(SocketAddr::new(to, THEIR_PORT), from, OUR_PORT)
 }
 
 fn ip(namespace: &Namespace, words: &str) -> Result<()> {
@@ -92,15 +99,15 @@ fn a_route_comes_changes_and_goes() -> Result<()> {
     let mut scene = Mirrored::new("route")?;
     for ((network, beyond, other), (ours, theirs)) in BEYOND.into_iter().zip(PAIRS) {
         let to = address(beyond);
-        ensure!(scene.mirror.resolve(ours, 0, None) == Err(Unresolved::NotUnicast));
-        ensure!(scene.mirror.resolve(to, 0, None) == Err(Unresolved::NoRoute));
+        ensure!(resolve(&mut scene.mirror, ours, None) == Err(Unresolved::NotUnicast));
+        ensure!(resolve(&mut scene.mirror, to, None) == Err(Unresolved::NoRoute));
         scene.settle()?;
         scene.ip(&format!("route add {network} via {theirs} mtu 1400"))?;
         let hop = scene.goes_by(to, theirs)?;
         ensure!(hop.source == ours && hop.mtu == 1400, "{hop:?}");
-        ensure!(scene.mirror.resolve(to, 0, Some(ours)) == Ok(hop));
+        ensure!(resolve(&mut scene.mirror, to, Some(ours)) == Ok(hop));
         ensure!(
-            scene.mirror.resolve(to, 0, Some(theirs)) == Err(Unresolved::NoRoute),
+            resolve(&mut scene.mirror, to, Some(theirs)) == Err(Unresolved::NoRoute),
             "not ours to send from"
         );
         scene.settle()?;
@@ -110,7 +117,7 @@ fn a_route_comes_changes_and_goes() -> Result<()> {
         scene.settle()?;
         scene.ip(&format!("route del {network}"))?;
         scene.until("the route's end", |_, seen| seen.routes)?;
-        ensure!(scene.mirror.resolve(to, 0, None) == Err(Unresolved::NoRoute));
+        ensure!(resolve(&mut scene.mirror, to, None) == Err(Unresolved::NoRoute));
     }
     Ok(())
 }
@@ -123,12 +130,19 @@ fn a_rule_is_seen() -> Result<()> {
     let mut scene = Mirrored::new("rule")?;
     for (_, theirs) in PAIRS {
         let family = if theirs.is_ipv4() { "-4" } else { "-6" };
-        for what in ["add", "del"] {
-            scene.settle()?;
-            scene.ip(&format!("{family} rule {what} to {theirs} prohibit"))?;
-            scene.until(&format!("rule {what}"), |_, seen| seen.routes)?;
-            let refused = scene.mirror.resolve(theirs, 0, None) == Err(Unresolved::NoRoute);
-            ensure!(refused == (what == "add"), "{family} rule {what}");
+        for (rule, ours) in [
+            (format!("to {theirs}"), true),
+            (format!("ipproto udp sport {OUR_PORT}"), true),
+            (format!("ipproto udp dport {THEIR_PORT}"), true),
+            (format!("ipproto tcp dport {THEIR_PORT}"), false),
+        ] {
+            for what in ["add", "del"] {
+                scene.settle()?;
+                scene.ip(&format!("{family} rule {what} {rule} prohibit"))?;
+                scene.until(&format!("rule {what}"), |_, seen| seen.routes)?;
+                let refused = resolve(&mut scene.mirror, theirs, None) == Err(Unresolved::NoRoute);
+                ensure!(refused == (what == "add" && ours), "{family} rule {what} {rule}");
+            }
         }
     }
     Ok(())
@@ -165,7 +179,7 @@ fn a_neighbour_is_unknown_until_the_kernel_knows_it_and_again_when_it_is_gone() 
     let mac = scene.wire.our_mac.map(|byte| format!("{byte:02x}")).join(":");
     for (ours, theirs) in PAIRS {
         ip(&scene.wire.theirs, &format!("neigh replace {ours} lladdr {mac} nud permanent dev {INTERFACE}"))?;
-        let known = |mirror: &mut NextHops| mirror.resolve(theirs, 0, None).map(|hop| hop.neighbour_mac);
+        let known = |mirror: &mut NextHops| resolve(mirror, theirs, None).map(|hop| hop.neighbour_mac);
         ensure!(known(&mut scene.mirror) == Ok(scene.wire.their_mac));
         scene.settle()?;
         scene.ip(&format!("neigh del {theirs} dev {INTERFACE}"))?;

@@ -14,7 +14,7 @@ use rtnetlink::{Events, Requests};
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use tables::Tables;
 
@@ -151,17 +151,22 @@ impl NextHops {
         self.version
     }
 
-    /// Where a datagram to `remote`, from `local` if that is given, goes next. `scope` is the interface of a link-local
-    /// `remote`, or 0. Asks the kernel: for once per path and version.
+    /// Where a UDP datagram to `remote`, from `local` if that is given and from `port`, goes next. Asks the kernel: for once
+    /// per path and version.
     ///
     /// # Errors
     /// Why that is not known; leave such a datagram to a UDP socket.
-    pub fn resolve(&mut self, remote: IpAddr, scope: u32, local: Option<IpAddr>) -> Result<Hop, Unresolved> {
+    pub fn resolve(
+        &mut self,
+        remote: SocketAddr,
+        local: Option<IpAddr>,
+        port: u16,
+    ) -> Result<Hop, Unresolved> {
         // IPv6 answers for any source (net/ipv6/route.c), so whether it is this host's still is looked up here.
         if local.is_some_and(|local| !self.tables.is_local(local)) {
             return Err(Unresolved::NoRoute);
         }
-        let route = self.requests.route(remote, scope, local).ok_or(Unresolved::NoRoute)?;
+        let route = self.requests.route(remote, local, port).ok_or(Unresolved::NoRoute)?;
         if !route.unicast {
             return Err(Unresolved::NotUnicast);
         }
@@ -169,7 +174,7 @@ impl NextHops {
         let source = local.or(route.source).ok_or(Unresolved::NoRoute)?;
         let link = self.tables.links.get(&interface).filter(|link| link.running && link.ethernet);
         let link = link.ok_or(Unresolved::Interface(interface))?;
-        let neighbour = route.gateway.unwrap_or(remote);
+        let neighbour = route.gateway.unwrap_or(remote.ip());
         let known = self.tables.neighbours.get(&(interface, neighbour));
         let known = known.ok_or(Unresolved::Neighbour(neighbour))?;
         let mtu = route.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu));

@@ -14,10 +14,10 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 
 /// Groups of events that every kernel has: RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR,
@@ -91,7 +91,7 @@ impl Requests {
     pub fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
+        socket.connect(&netlink_sys::SocketAddr::new(0, 0))?;
         Ok(Requests { socket, sequence: 0 })
     }
 
@@ -110,19 +110,25 @@ impl Requests {
         Ok(complete)
     }
 
-    /// The route to `remote`; `None` if there is none.
-    pub fn route(&mut self, remote: IpAddr, scope: u32, local: Option<IpAddr>) -> Option<Route> {
+    /// The route of a UDP datagram from `port` to `remote`; `None` if there is none. Rules may ask for the protocol and the
+    /// ports (ip-rule(8)), and so may the choice between several next hops.
+    pub fn route(&mut self, remote: SocketAddr, local: Option<IpAddr>, port: u16) -> Option<Route> {
+        let ip = remote.ip();
         let mut message = RouteMessage::default();
-        message.header.address_family = family(remote);
-        message.header.destination_prefix_length = bits(remote);
-        message.attributes.push(RouteAttribute::Destination(remote.into()));
-        if let Some(local) = local.filter(|local| local.is_ipv4() == remote.is_ipv4()) {
+        message.header.address_family = family(ip);
+        message.header.destination_prefix_length = bits(ip);
+        message.attributes.push(RouteAttribute::Destination(ip.into()));
+        if let Some(local) = local.filter(|local| local.is_ipv4() == ip.is_ipv4()) {
             message.header.source_prefix_length = bits(local);
             message.attributes.push(RouteAttribute::Source(local.into()));
         }
+        let scope = scope(remote);
         if scope != 0 {
             message.attributes.push(RouteAttribute::Oif(scope));
         }
+        message.attributes.push(RouteAttribute::IpProto(libc::IPPROTO_UDP as u8));
+        message.attributes.push(RouteAttribute::Sport(port));
+        message.attributes.push(RouteAttribute::Dport(remote.port()));
         let mut route = None;
         let asked = self.ask(RouteNetlinkMessage::GetRoute(message), NLM_F_ACK, |answer| {
             if let RouteNetlinkMessage::NewRoute(answer) = answer {
@@ -281,6 +287,14 @@ fn ip(address: RouteAddress) -> Option<IpAddr> {
         RouteAddress::Inet(ip) => Some(ip.into()),
         RouteAddress::Inet6(ip) => Some(ip.into()),
         _ => None,
+    }
+}
+
+/// The interface that a link-local address names, or 0.
+fn scope(remote: SocketAddr) -> u32 {
+    match remote {
+        SocketAddr::V6(v6) => v6.scope_id(),
+        SocketAddr::V4(_) => 0,
     }
 }
 

@@ -131,11 +131,7 @@ fn resolve(
     udp_checksum: bool,
 ) -> Option<RingWay> {
     let remote = path.remote();
-    let scope = match remote {
-        SocketAddr::V6(v6) => v6.scope_id(),
-        SocketAddr::V4(_) => 0,
-    };
-    let hop = match mirror.resolve(remote.ip(), scope, path.local()) {
+    let hop = match mirror.resolve(remote, path.local(), port) {
         Ok(hop) if hop.interface == interface => hop,
         Ok(_) => return None,
         Err(why) => {
