@@ -59,7 +59,7 @@ pub enum Outcome {
 pub enum Interest {
     /// The next request.
     Read,
-    /// Room for the rest of an answer.
+    /// Room for the rest of an answer, or for that to a request which has come along.
     Write,
     /// Nothing but its end: the answer is being made.
     Nothing,
@@ -162,8 +162,7 @@ impl ControlSocket {
         }
     }
 
-    /// Goes on with a client whose descriptor is ready, after an answer too. Call it again after a
-    /// [`Request`](Outcome::Request) was answered: another one may have come with it.
+    /// Goes on with a client whose descriptor is ready.
     pub fn ready(&mut self, fd: RawFd) -> Outcome {
         let Some(at) = self.clients.iter().position(|client| client.stream.as_raw_fd() == fd) else {
             return Outcome::Pending;
@@ -187,16 +186,11 @@ impl ControlSocket {
         client.flush();
     }
 
-    /// Whether part of an answer waits for room: watch for writing then, and only for that.
-    pub fn wants_write(&self, fd: RawFd) -> bool {
-        self.interest(fd) == Interest::Write
-    }
-
     /// What to watch a client's descriptor for.
     pub fn interest(&self, fd: RawFd) -> Interest {
         match self.clients.iter().find(|client| client.stream.as_raw_fd() == fd) {
-            Some(client) if !client.output.is_empty() => Interest::Write,
             Some(client) if client.asked => Interest::Nothing,
+            Some(client) if !client.output.is_empty() || client.holds_line() => Interest::Write,
             _ => Interest::Read,
         }
     }
@@ -257,7 +251,7 @@ impl Client {
                 return Err(Gone);
             }
             self.read()?;
-            if !self.input.contains(&b'\n') && self.input.len() < REQUEST_MAX {
+            if !self.holds_line() && self.input.len() < REQUEST_MAX {
                 return Ok(None);
             }
         }
@@ -270,7 +264,7 @@ impl Client {
             let room = chunk.len().min(REQUEST_MAX - self.input.len());
             match self.stream.read(&mut chunk[..room]) {
                 // A request that came with the end is still answered.
-                Ok(0) if self.input.contains(&b'\n') => return Ok(()),
+                Ok(0) if self.holds_line() => return Ok(()),
                 Ok(0) => return Err(Gone),
                 Ok(n) => self.input.extend_from_slice(&chunk[..n]),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
@@ -279,6 +273,11 @@ impl Client {
             }
         }
         Ok(())
+    }
+
+    /// Whether a request has come that is not answered yet.
+    fn holds_line(&self) -> bool {
+        self.input.contains(&b'\n')
     }
 
     fn queue(&mut self, answer: &impl Serialize) {
@@ -407,7 +406,7 @@ mod tests {
         assert_eq!((control.ready(fd), control.interest(fd)), (Outcome::Pending, Interest::Nothing));
         assert_eq!(control.fd_of(id), Some(fd));
         control.answer(id, &"here");
-        assert_eq!((control.interest(fd), control.wants_write(fd)), (Interest::Read, false));
+        assert_eq!(control.interest(fd), Interest::Read);
         assert_eq!(line(&stream), "\"here\"\n");
         drop(stream);
         assert_eq!(control.ready(fd), Outcome::Closed(fd));
@@ -421,9 +420,11 @@ mod tests {
         let (mut stream, fd) = client(&mut control);
         stream.write_all(b"{\"request\":\"show\"}\n{\"request\":\"show\"}\n").unwrap();
         stream.shutdown(std::net::Shutdown::Write).unwrap();
-        for _ in 0..2 {
+        for then in [Interest::Write, Interest::Read] {
             let Outcome::Request(id, _) = control.ready(fd) else { panic!("no request") };
+            assert_eq!(control.interest(fd), Interest::Nothing);
             control.answer(id, &1);
+            assert_eq!(control.interest(fd), then, "nothing more comes to be read for the second");
         }
         assert_eq!(control.ready(fd), Outcome::Closed(fd));
         assert_eq!(BufReader::new(stream).lines().map_while(Result::ok).collect::<Vec<_>>(), ["1", "1"]);
@@ -438,10 +439,10 @@ mod tests {
         let Outcome::Request(id, _) = control.ready(fd) else { panic!("no request") };
         let large = "x".repeat(4 << 20);
         control.answer(id, &large);
-        assert!(control.wants_write(fd));
+        assert_eq!(control.interest(fd), Interest::Write);
         // The stream comes back with the line: closing it early would be another story.
         let reader = std::thread::spawn(move || (line(&stream), stream));
-        while control.wants_write(fd) {
+        while control.interest(fd) == Interest::Write {
             assert_eq!(control.ready(fd), Outcome::Pending);
             std::thread::yield_now();
         }
