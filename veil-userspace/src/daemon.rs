@@ -313,18 +313,15 @@ fn endpoints(config: &Config) -> Vec<Option<crate::config::Endpoint>> {
     config.peers.iter().map(|peer| peer.endpoint.clone()).collect()
 }
 
-/// Resolves every endpoint once: a name that is wrong is found here, not after minutes of silence. Where there are other
-/// peers, they are not kept waiting for one: its name is looked up again with each attempt to reach it.
+/// What is known of the endpoints at start: all that are addresses, and the name of an only peer, which if it is wrong is
+/// found here, not after minutes of silence. Other names are looked up with the first attempt, and keep nobody waiting.
 fn resolve_endpoints(peers: &[PeerConfig]) -> Result<Vec<(PeerId, Vec<std::net::SocketAddr>)>> {
     let mut all = Vec::new();
     for (n, peer) in peers.iter().enumerate() {
         let Some(endpoint) = &peer.endpoint else { continue };
-        match endpoint.resolve() {
-            Ok(addresses) => all.push((PeerId(n as u32), addresses)),
-            Err(error) if peers.len() > 1 => {
-                tracing::warn!("peer `{}`: endpoint {endpoint}: {error}; goes on without", peer.name);
-            }
-            Err(error) => return Err(error).with_context(|| format!("peer `{}`", peer.name)),
+        if endpoint.ip().is_some() || peers.len() == 1 {
+            let addresses = endpoint.resolve().with_context(|| format!("peer `{}`", peer.name))?;
+            all.push((PeerId(n as u32), addresses));
         }
     }
     Ok(all)
