@@ -8,7 +8,7 @@ use veil_xdp::{AttachMode, Program};
 
 use crate::wire::{INTERFACE, Wire, until};
 
-const ASKED: Asked = Asked { xdp: true, generic: false, umem: 1 << 20, own_program: None };
+const ASKED: Asked = Asked { xdp: true, generic: false, frames: 512, own_program: None };
 
 fn rung(facts: &Facts) -> Rung {
     best(&rungs(facts, ASKED))

@@ -7,12 +7,12 @@ mod render;
 
 pub use render::render;
 
+use crate::link::xdp::{frames, used_queues};
 use crate::tun::Tun;
 use anyhow::Result;
 use serde::Serialize;
 use veil_xdp::ladder::{Asked, Rung, WhyNot, best, rungs};
 use veil_xdp::nic::{Capability, Facts, Privileges};
-use veil_xdp::{FrameSize, UmemSettings};
 
 /// Everything there is to say about an interface. The JSON of this is for programs: fields are added, never renamed.
 #[derive(Clone, Debug, Serialize)]
@@ -59,11 +59,10 @@ pub fn examine(iface: &str, generic: bool) -> Result<Report> {
 
 impl Report {
     fn of(facts: Facts, generic: bool, tun: TunOffloads) -> Report {
-        let frame = FrameSize::for_mtu(facts.nic.mtu as usize).unwrap_or(FrameSize::Page);
-        let umem = u64::from(UmemSettings::default().frames) * frame.bytes() as u64;
+        let frames = frames(used_queues(&facts));
         // A tunnel that runs here already is no reason why none can.
         let own_program = facts.nic.hook.iter().find(|hook| hook.is_veil()).map(|hook| hook.program);
-        let rungs = rungs(&facts, Asked { xdp: true, generic, umem, own_program });
+        let rungs = rungs(&facts, Asked { xdp: true, generic, frames, own_program });
         Report {
             rung: best(&rungs),
             rungs: rungs.map(|(rung, verdict)| Verdict { rung, why_not: verdict.err() }).into(),

@@ -38,6 +38,15 @@ impl Rung {
             Rung::Udp => "udp",
         }
     }
+
+    /// How large the UMEM's frames are for an interface with this MTU; `None` if no frame is large enough.
+    pub const fn frame_size(self, mtu: usize) -> Option<FrameSize> {
+        match (self, FrameSize::for_mtu(mtu)) {
+            // Some drivers round what a frame holds down to whole KiB, and drop or cut what is longer (igb, igc, ixgbe).
+            (Rung::ZeroCopy, Some(_)) => Some(FrameSize::Page),
+            (_, size) => size,
+        }
+    }
 }
 
 impl fmt::Display for Rung {
@@ -53,8 +62,8 @@ pub struct Asked {
     pub xdp: bool,
     /// Generic mode may be used.
     pub generic: bool,
-    /// Bytes of UMEM there will be.
-    pub umem: u64,
+    /// Frames of UMEM there will be.
+    pub frames: u32,
     /// A program on the hook that is our own, and in nobody's way.
     pub own_program: Option<u32>,
 }
@@ -88,7 +97,7 @@ pub fn rungs(facts: &Facts, asked: Asked) -> [(Rung, Result<(), WhyNot>); 4] {
                 .and_then(|()| interface(rung, facts))
                 .and_then(|()| kernel(facts))
                 .and_then(|()| set_up(rung, facts, asked))
-                .and_then(|()| privileges(facts, asked)),
+                .and_then(|()| privileges(rung, facts, asked)),
         };
         (rung, verdict)
     })
@@ -238,7 +247,7 @@ fn set_up(rung: Rung, facts: &Facts, asked: Asked) -> Result<(), WhyNot> {
 }
 
 /// What this process may do.
-fn privileges(facts: &Facts, asked: Asked) -> Result<(), WhyNot> {
+fn privileges(rung: Rung, facts: &Facts, asked: Asked) -> Result<(), WhyNot> {
     let missing = facts.privileges.missing();
     if !missing.is_empty() {
         let names: Vec<_> = missing.into_iter().map(|capability| capability.name()).collect();
@@ -252,10 +261,12 @@ fn privileges(facts: &Facts, asked: Asked) -> Result<(), WhyNot> {
             );
         }
     }
-    if !facts.privileges.may_lock(asked.umem) {
+    let size = rung.frame_size(facts.nic.mtu as usize).unwrap_or(FrameSize::Page);
+    let umem = u64::from(asked.frames) * size.bytes() as u64;
+    if !facts.privileges.may_lock(umem) {
         let limit = facts.privileges.lockable.unwrap_or_default();
         return no(
-            format!("{} KiB of memory must be locked, and {} KiB may be", asked.umem >> 10, limit >> 10),
+            format!("{} KiB of memory must be locked, and {} KiB may be", umem >> 10, limit >> 10),
             "CAP_IPC_LOCK, or a higher `ulimit -l`",
         );
     }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::nic::{Driver, Hook, Kernel, MtuLimit, Nic, Privileges, Queues, Virtio, XDP_MTU_MAX, XdpFeatures};
 
-const ASKED: Asked = Asked { xdp: true, generic: true, umem: 16 << 20, own_program: None };
+const ASKED: Asked = Asked { xdp: true, generic: true, frames: 8192, own_program: None };
 const ALL_CAPABILITIES: u64 = 1 << 12 | 1 << 13 | 1 << 39;
 
 /// A NIC with everything, on a kernel with everything, before a process that may do everything.
@@ -102,10 +102,18 @@ const TABLE: &[Case] = &[
     (|facts, _| facts.privileges.effective = 0, ["CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW missing"; 3]),
     (|facts, _| facts.kernel.bpf = refused(libc::EPERM), ["bpf() is refused (No)"; 3]),
     (|facts, _| facts.kernel.af_xdp = refused(libc::EPERM), ["AF_XDP sockets is refused (No)"; 3]),
-    (|facts, _| facts.privileges.lockable = Some(16 << 20), ["", "", ""]),
+    (|facts, _| facts.privileges.lockable = Some(32 << 20), ["", "", ""]),
+    (
+        |facts, _| facts.privileges.lockable = Some(16 << 20),
+        ["32768 KiB of memory must be locked, and 16384 KiB", "", ""],
+    ),
     (
         |facts, _| facts.privileges.lockable = Some(8 << 20),
-        ["16384 KiB of memory must be locked, and 8192 KiB"; 3],
+        [
+            "32768 KiB of memory must be locked, and 8192 KiB",
+            "16384 KiB of memory must be locked, and 8192 KiB",
+            "16384 KiB of memory must be locked, and 8192 KiB",
+        ],
     ),
 ];
 

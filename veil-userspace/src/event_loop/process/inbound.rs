@@ -88,6 +88,7 @@ impl Process {
             };
             // Laid out as one opened datagram, so that the TX stage needs no second way to read it.
             let mut end = HEADER_LEN;
+            let (mut whole, mut injected) = (0, 0);
             while let Some(Whole { bytes, partial, reassembled }) =
                 packets.next_if(|packet| end + MUX_HEADER + packet.bytes.len() <= usize::from(u16::MAX))
             {
@@ -97,13 +98,21 @@ impl Process {
                     room[MUX_HEADER..].copy_from_slice(&bytes);
                 }
                 end += MUX_HEADER + bytes.len();
-                let counter = if reassembled { &self.counters.reassembled } else { &self.counters.ip };
-                counter.bump(1);
+                if reassembled {
+                    whole += 1
+                } else {
+                    injected += 1
+                };
             }
             frame.set_len(end);
             frame.table_mut().push((end - HEADER_LEN) as u16);
-            if let Err(refused) = to_tun.push(Opened { frame: frame.into(), segment: end as u16 }) {
-                refused.frame.home(&mut self.injected);
+            match to_tun.push(Opened { frame: frame.into(), segment: end as u16 }) {
+                Ok(()) => {
+                    self.counters.reassembled.bump(whole);
+                    self.counters.ip.bump(injected);
+                }
+                // Room was looked for above, so this is never reached; if it were, the frame would still go home.
+                Err(refused) => refused.frame.home(&mut self.injected),
             }
         }
         drop(packets);

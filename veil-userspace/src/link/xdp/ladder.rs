@@ -139,16 +139,12 @@ pub fn climb(settings: &Settings, link: &Link, addresses: &[IpAddr]) -> Result<R
     if !link.running {
         return Err("the interface is down".into());
     }
-    let size = FrameSize::for_mtu(link.mtu as usize);
-    let size = size.ok_or_else(|| format!("its MTU of {} is more than a frame holds", link.mtu))?;
     let facts = Facts::gather(&settings.interface)?;
     let generic = settings.mode == XdpMode::Generic;
-    let queues = facts.nic.queues.rx.clamp(1, MAX_QUEUES as u32);
+    let queues = used_queues(&facts);
     // The kernel sends nothing by a queue that there is for receiving alone, and does not say so.
     let senders = facts.nic.queues.tx.clamp(1, queues);
-    let umem = umem_settings(queues, size);
-    let bytes = u64::from(umem.frames) * size.bytes() as u64;
-    let asked = Asked { xdp: true, generic, umem: bytes, own_program: None };
+    let asked = Asked { xdp: true, generic, frames: frames(queues), own_program: None };
     let (mut why, mut busy, mut held) = (Vec::new(), false, !facts.nic.hook.is_empty());
     for (rung, verdict) in rungs(&facts, asked) {
         let (attach, bind) = match rung {
@@ -157,8 +153,8 @@ pub fn climb(settings: &Settings, link: &Link, addresses: &[IpAddr]) -> Result<R
             Rung::GenericCopy if generic => (AttachMode::Generic, BindMode::Copy),
             _ => continue,
         };
-        // Some drivers round what a frame holds down to whole KiB, and drop or cut what is longer (igb, igc, ixgbe).
-        let size = if bind == BindMode::ZeroCopy { FrameSize::Page } else { size };
+        let size = rung.frame_size(link.mtu as usize);
+        let size = size.ok_or_else(|| format!("its MTU of {} is more than a frame holds", link.mtu))?;
         // What is forbidden by what is known need not be tried; what is allowed may still be refused.
         let tried = verdict
             .map_err(Refusal::from)
@@ -191,11 +187,21 @@ pub fn climb(settings: &Settings, link: &Link, addresses: &[IpAddr]) -> Result<R
     Err(Refusal { why: why.join("; "), busy, held })
 }
 
+/// How many of an interface's queues are used.
+pub fn used_queues(facts: &Facts) -> u32 {
+    facts.nic.queues.rx.clamp(1, MAX_QUEUES as u32)
+}
+
+/// How many frames so many queues take together.
+pub fn frames(queues: u32) -> u32 {
+    (share(RECEIVE, queues) + share(SEND, queues)) * queues
+}
+
 /// Frames and rings for so many queues.
 fn umem_settings(queues: u32, frame_size: FrameSize) -> UmemSettings {
     let (receive, send) = (share(RECEIVE, queues), share(SEND, queues));
     UmemSettings {
-        frames: (receive + send) * queues,
+        frames: frames(queues),
         frame_size,
         fill_ring: receive,
         rx_ring: receive,

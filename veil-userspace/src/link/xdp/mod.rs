@@ -29,6 +29,7 @@ use super::BusyPoll;
 use super::udp::{UdpRx, UdpTx};
 use crate::config::XdpMode;
 use anyhow::{Context, Result, bail};
+pub use ladder::{frames, used_queues};
 use ready::Ready;
 use std::net::IpAddr;
 use std::sync::Arc;
