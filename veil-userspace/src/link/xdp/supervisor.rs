@@ -174,7 +174,8 @@ impl Supervisor {
     /// When netlink has broken off.
     pub fn update(&mut self, tick: bool) -> io::Result<Verdict> {
         let mut changes = self.mirror.update()?;
-        if (changes.links || tick) && self.is_detached() {
+        let detached = (changes.links || tick) && self.is_detached();
+        if detached {
             // An interface that goes away loses the program, too, and has gone down before: that is to be heard first.
             let since = self.mirror.update()?;
             changes.links |= since.links;
@@ -192,19 +193,23 @@ impl Supervisor {
         if tick {
             self.see_if_free();
         }
-        Ok(self.decide(changes.links || tick))
+        Ok(self.decide(changes.links || tick, detached))
     }
 
     /// Forgets that it was tried in vain when what was in the way may be gone.
     fn see_if_free(&mut self) {
         let Some((index, _)) = self.tried else { return };
-        if self.tries > 0 || (self.held && matches!(holder(index), Ok(None))) {
-            self.tries = self.tries.saturating_sub(1);
+        if self.held && matches!(holder(index), Ok(None)) {
+            // Its sockets may hold the queues a little longer.
+            (self.held, self.tries) = (false, TRIES);
+        }
+        if self.tries > 0 {
+            self.tries -= 1;
             self.tried = None;
         }
     }
 
-    fn decide(&mut self, changed: bool) -> Verdict {
+    fn decide(&mut self, changed: bool, detached: bool) -> Verdict {
         let index = self.mirror.interface(&self.settings.interface);
         let now = index.and_then(|index| Some((index, self.mirror.link(index)?.clone())));
         match (&self.standing, now) {
@@ -221,7 +226,7 @@ impl Supervisor {
                 self.status.stands_on(Rung::Udp, "the interface is down".into());
                 Verdict::Pause
             }
-            (Some(_), Some((index, link))) if self.is_detached() => {
+            (Some(_), Some((index, link))) if detached => {
                 self.give_up("somebody has detached the steering program", Some((index, link)))
             }
             (Some(standing), Some((_, link))) if outgrows(&link, standing.frame_size) => {
@@ -284,10 +289,11 @@ impl Supervisor {
 }
 
 /// Whether an interface has changed since the ladder was tried in vain. That it has lost its carrier, or has it again, is no
-/// change, unless it was what was missing: many a NIC does so by itself when a program comes or goes.
+/// change, unless it was what was missing: many a NIC does so by itself when a program comes or goes. Nor is that program,
+/// which may be ours; somebody else's is looked for by [`Supervisor::see_if_free`].
 fn is_worth_another_try(before: &Link, now: &Link) -> bool {
     let carrier_came = now.running && !before.running;
-    carrier_came || Link { running: before.running, ..now.clone() } != *before
+    carrier_came || Link { running: before.running, program: before.program, ..now.clone() } != *before
 }
 
 /// Whether a socket bound to `listen` hears what is sent to `address`; an unspecified IPv6 address means IPv4 as well.
@@ -319,7 +325,7 @@ mod tests {
             ethernet: true,
             program: 0,
         };
-        let without = Link { running: false, ..link.clone() };
+        let without = Link { running: false, program: 7, ..link.clone() };
         let off = Link { up: false, ..without.clone() };
         assert!(!is_worth_another_try(&link, &link));
         assert!(!is_worth_another_try(&link, &without));
