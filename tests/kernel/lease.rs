@@ -97,6 +97,8 @@ fn a_lease_that_changes_leaves_the_routes_and_the_other_addresses() -> Result<()
     namespace.exec(["ip", "route", "add", "10.8.0.0/16", "dev", "tun0"])?;
     namespace.exec(["ip", "route", "add", "default", "dev", "tun0", "metric", "77"])?;
     namespace.exec(["ip", "route", "add", "10.71.0.0/16", "dev", "tun0", "table", "100"])?;
+    namespace.exec(["ip", "nexthop", "add", "id", "7", "dev", "tun0"])?;
+    namespace.exec(["ip", "route", "add", "10.72.0.0/16", "nhid", "7"])?;
     let mut host = Host { namespace, leases: Leases::new("tun0", 1416), now: 0 };
     let steps: [(&[&str], &[&str]); 4] = [
         (&["10.8.0.7/24", "10.8.0.8/24"], &["10.60.0.0/16"]),
@@ -108,15 +110,37 @@ fn a_lease_that_changes_leaves_the_routes_and_the_other_addresses() -> Result<()
         let shown = host.give(0, addresses, routes, None)?;
         let own = host.namespace.exec(["ip", "route", "show", "table", "100"])?;
         ensure!(own.contains("10.71.0.0/16 dev tun0"), "of another table: {own}");
-        for wanted in
-            addresses.iter().chain(routes).chain(&["10.8.0.0/16", "default dev tun0 scope link metric 77"])
-        {
+        for wanted in addresses.iter().chain(routes).chain(&[
+            "10.8.0.0/16",
+            "default dev tun0 scope link metric 77",
+            "10.72.0.0/16 nhid 7",
+        ]) {
             ensure!(shown.contains(wanted), "no {wanted}:\n{shown}");
         }
         for gone in ["10.8.0.7/24", "10.8.0.8/24", "10.8.0.9/24"] {
             ensure!(shown.contains(gone) == addresses.contains(&gone), "{gone}:\n{shown}");
         }
     }
+    Ok(())
+}
+
+/// The gateway is reached by nothing but the given address, which its successor is secondary to.
+#[test]
+fn a_lease_that_changes_leaves_the_routes_by_a_gateway() -> Result<()> {
+    if !require_privileges("a_lease_that_changes_leaves_the_routes_by_a_gateway") {
+        return Ok(());
+    }
+    let lab = Lab::new("lease3")?;
+    let (namespace, other) = (lab.namespace("h")?, lab.namespace("o")?);
+    lab.veth(&namespace, "tun0", &other, "eth0")?;
+    namespace.exec(["sysctl", "-qw", "net.ipv4.conf.tun0.promote_secondaries=0"])?;
+    let mut host = Host { namespace, leases: Leases::new("tun0", 1416), now: 0 };
+    host.give(0, &["10.8.0.7/24"], &[], None)?;
+    host.namespace.exec(["ip", "route", "add", "192.168.0.0/16", "via", "10.8.0.1"])?;
+    host.namespace.exec(["ip", "route", "add", "192.168.7.0/24", "via", "10.8.0.1", "src", "10.8.0.7"])?;
+    let shown = host.give(0, &["10.8.0.9/24"], &[], None)?;
+    ensure!(shown.contains("10.8.0.9/24") && !shown.contains("10.8.0.7"), "{shown}");
+    ensure!(shown.contains("192.168.0.0/16 via 10.8.0.1"), "{shown}");
     Ok(())
 }
 

@@ -7,8 +7,8 @@
 
 use anyhow::{Context, Result, anyhow};
 use netlink_packet_core::{
-    ErrorMessage, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload,
+    ErrorMessage, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REQUEST,
+    NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
@@ -202,9 +202,9 @@ impl Netlink {
         }
     }
 
-    /// The IPv4 routes through the interface, in all tables, but for those the kernel makes itself; those that others may
-    /// need for their gateway come first.
-    pub fn ipv4_routes(&mut self, index: u32) -> Result<Vec<RouteMessage>> {
+    /// The IPv4 routes through the interface, in all tables, but for those the kernel makes itself and those `from` an
+    /// address that goes; those that others may need for their gateway come first.
+    pub fn ipv4_routes(&mut self, index: u32, from: &[IpAddr]) -> Result<Vec<RouteMessage>> {
         let mut message = RouteMessage::default();
         message.header.address_family = AddressFamily::Inet;
         let answers = self.ask(RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP);
@@ -213,15 +213,10 @@ impl Netlink {
             RouteNetlinkMessage::NewRoute(route) => Some(route),
             _ => None,
         });
-        let has = |route: &RouteMessage, wanted: fn(&RouteAttribute, u32) -> bool| {
-            route.attributes.iter().any(|attribute| wanted(attribute, index))
-        };
-        let mut routes: Vec<_> = routes
-            .filter(|route| route.header.protocol != RouteProtocol::Kernel)
-            .filter(|route| has(route, |attribute, index| *attribute == RouteAttribute::Oif(index)))
-            .collect();
-        routes
-            .sort_by_key(|route| has(route, |attribute, _| matches!(attribute, RouteAttribute::Gateway(_))));
+        let mut routes: Vec<_> = routes.filter(|route| may_go(route, index, from)).collect();
+        routes.sort_by_key(|route| {
+            route.attributes.iter().any(|attribute| matches!(attribute, RouteAttribute::Gateway(_)))
+        });
         Ok(routes)
     }
 
@@ -229,6 +224,15 @@ impl Netlink {
     pub fn put_back(&mut self, index: u32, mut route: RouteMessage) -> Result<()> {
         // Flags of its state are not taken.
         route.header.flags &= RouteFlags::Onlink;
+        if route.attributes.iter().any(|attribute| matches!(attribute, RouteAttribute::NhId(_))) {
+            // The kernel spells out what the nexthop object says, and takes the object's number alone.
+            route.attributes.retain(|attribute| {
+                !matches!(
+                    attribute,
+                    RouteAttribute::Oif(_) | RouteAttribute::Gateway(_) | RouteAttribute::Via(_)
+                )
+            });
+        }
         self.routes = None;
         match self.ask(RouteNetlinkMessage::NewRoute(route), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL) {
             Err(e) if e.errno() != libc::EEXIST => {
@@ -297,8 +301,20 @@ impl Netlink {
         name.unwrap_or_else(|| format!("interface {index}"))
     }
 
-    /// Sends one request and collects its answers: one message, an acknowledgement, or a whole dump.
+    /// Sends one request and collects its answers: one message, an acknowledgement, or a whole dump, which is asked for
+    /// again when the kernel says that its tables changed meanwhile.
     fn ask(&mut self, request: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>, Refused> {
+        let mut answers = self.ask_once(request.clone(), flags)?;
+        for _ in 1..TRIES {
+            if !answers.interrupted {
+                break;
+            }
+            answers = self.ask_once(request.clone(), flags)?;
+        }
+        Ok(answers.messages)
+    }
+
+    fn ask_once(&mut self, request: RouteNetlinkMessage, flags: u16) -> Result<Answers, Refused> {
         self.sequence += 1;
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | flags;
@@ -309,31 +325,46 @@ impl Netlink {
         message.serialize(&mut bytes);
         retried(|| self.socket.send(&bytes, 0))?;
 
-        let mut answers = Vec::new();
+        let mut answers = Answers::default();
         loop {
             let (datagram, _) = retried(|| self.socket.recv_from_full())?;
             let mut rest = datagram.as_slice();
-            while !rest.is_empty() {
-                let answer =
-                    NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
+            while let Ok(header) = NetlinkBuffer::new_checked(rest) {
+                let (length, number) = (header.length().max(16) as usize, header.sequence_number());
+                answers.interrupted |= header.flags() & NLM_F_DUMP_INTR != 0;
+                let message = rest.get(..length).unwrap_or_default();
                 // Each message starts at a multiple of four (NLMSG_ALIGN).
-                let length = (answer.header.length as usize).next_multiple_of(4).clamp(4, rest.len().max(4));
-                rest = rest.get(length..).unwrap_or_default();
-                if answer.header.sequence_number != self.sequence {
+                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+                if number != self.sequence {
                     continue;
                 }
+                // One that does not parse is left out: the others are worth having.
+                let Ok(answer) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message) else {
+                    continue;
+                };
                 match answer.payload {
                     NetlinkPayload::Error(error) if error.code.is_some() => return Err(Refused::new(&error)),
                     NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(answers),
-                    NetlinkPayload::InnerMessage(inner) => answers.push(inner),
+                    NetlinkPayload::InnerMessage(inner) => answers.messages.push(inner),
                     _ => {}
                 }
             }
-            if flags & (NLM_F_ACK | NLM_F_DUMP) == 0 && !answers.is_empty() {
+            if flags & (NLM_F_ACK | NLM_F_DUMP) == 0 && !answers.messages.is_empty() {
                 return Ok(answers);
             }
         }
     }
+}
+
+/// How often a dump is asked for that the kernel says was interrupted.
+const TRIES: usize = 4;
+
+/// What the kernel has answered to one request.
+#[derive(Default)]
+struct Answers {
+    messages: Vec<RouteNetlinkMessage>,
+    /// It is a dump, and something may be missing.
+    interrupted: bool,
 }
 
 /// The kernel's refusal: an error number, and its own words where it has some.
@@ -395,6 +426,8 @@ fn main_route(route: &RouteMessage) -> Option<((IpAddr, u8), u32)> {
     });
     if table.unwrap_or(header.table.into()) != u32::from(RouteHeader::RT_TABLE_MAIN)
         || header.kind != RouteType::Unicast
+        // What has been learnt of a path.
+        || header.flags.contains(RouteFlags::Cloned)
     {
         return None;
     }
@@ -413,6 +446,23 @@ fn main_route(route: &RouteMessage) -> Option<((IpAddr, u8), u32)> {
         }
     }
     Some(((destination, header.destination_prefix_length), index?))
+}
+
+/// Whether it is an IPv4 route through the interface that may go with an address, and is missed then: neither the kernel's
+/// own, nor what it has learnt of a path (`RTM_F_CLONED`), nor one `from` an address that is meant to go.
+fn may_go(route: &RouteMessage, index: u32, from: &[IpAddr]) -> bool {
+    let header = &route.header;
+    let is_from = |source: &RouteAddress| match source {
+        RouteAddress::Inet(ip) => from.contains(&(*ip).into()),
+        _ => false,
+    };
+    header.protocol != RouteProtocol::Kernel
+        && !header.flags.contains(RouteFlags::Cloned)
+        && route.attributes.contains(&RouteAttribute::Oif(index))
+        && !route
+            .attributes
+            .iter()
+            .any(|attribute| matches!(attribute, RouteAttribute::PrefSource(ip) if is_from(ip)))
 }
 
 /// A route of ours: main table, scope link.
@@ -445,6 +495,24 @@ fn retried<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_is_missed_is_put_back() {
+        let route = |protocol, flags, attributes: &[RouteAttribute]| {
+            let mut route = RouteMessage::default();
+            (route.header.protocol, route.header.flags) = (protocol, flags);
+            route.attributes = attributes.to_vec();
+            may_go(&route, 7, &[[10, 8, 0, 7].into()])
+        };
+        let (through, none) = (RouteAttribute::Oif(7), RouteFlags::empty());
+        let from = |ip| RouteAttribute::PrefSource(RouteAddress::Inet(std::net::Ipv4Addr::from(ip)));
+        assert!(route(RouteProtocol::Boot, none, std::slice::from_ref(&through)));
+        assert!(route(RouteProtocol::Static, none, &[through.clone(), from([10, 8, 0, 8])]));
+        assert!(!route(RouteProtocol::Static, none, &[through.clone(), from([10, 8, 0, 7])]));
+        assert!(!route(RouteProtocol::Boot, none, &[RouteAttribute::Oif(8)]));
+        assert!(!route(RouteProtocol::Kernel, none, std::slice::from_ref(&through)));
+        assert!(!route(RouteProtocol::Unspec, RouteFlags::Cloned, &[through]), "an MTU that was learnt");
+    }
 
     #[test]
     fn interfaces_are_found_by_name() {

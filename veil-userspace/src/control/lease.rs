@@ -114,17 +114,34 @@ impl Leases {
         let (addresses, routes) = (all(|lease| &lease.addresses), all(|lease| &lease.routes));
         // What is new comes first: with an interface's last address the kernel takes all its routes of that family away.
         let mut not_added = self.add(&mut netlink, index, &addresses, &routes);
-        let held = self.addresses.len();
         let mut refused = Vec::new();
         let mut gone = |result: Result<()>| result.map_err(|error| refused.push(error)).is_ok();
         self.routes.retain(|net| routes.contains(net) || !gone(netlink.remove_route(index, *net)));
-        let through_here = netlink.ipv4_routes(index)?;
-        self.addresses.retain(|net| addresses.contains(net) || !gone(netlink.remove_address(index, *net)));
-        if self.addresses.len() < held {
+        let ended = |net: &IpNet| !addresses.contains(net);
+        let from: Vec<IpAddr> = self
+            .addresses
+            .iter()
+            .filter(|net| ended(net) && net.addr.is_ipv4())
+            .map(|net| net.addr)
+            .collect();
+        let through_here = match from.as_slice() {
+            [] => Ok(Vec::new()),
+            from => netlink.ipv4_routes(index, from),
+        };
+        self.addresses.retain(|net| !ended(net) || !gone(netlink.remove_address(index, *net)));
+        if !from.is_empty() {
             // With an address its secondaries may go, and with the last one all IPv4 routes, whoever made them
-            // (net/ipv4/devinet.c, `__inet_del_ifa`; fib_frontend.c, `fib_inetaddr_event`).
-            refused.extend(through_here.into_iter().filter_map(|route| netlink.put_back(index, route).err()));
-            not_added = self.add(&mut netlink, index, &addresses, &routes);
+            // (net/ipv4/devinet.c, `__inet_del_ifa`; fib_frontend.c, `fib_inetaddr_event`). Gateways need the addresses.
+            not_added = self.add(&mut netlink, index, &addresses, &[]);
+            match through_here {
+                Ok(routes) => {
+                    for error in routes.into_iter().filter_map(|route| netlink.put_back(index, route).err()) {
+                        tracing::warn!("after an address went: {error:#}");
+                    }
+                }
+                Err(error) => tracing::warn!("routes may have gone with an address: {error:#}"),
+            }
+            not_added.append(&mut self.add(&mut netlink, index, &[], &routes));
         }
         refused.append(&mut not_added);
         let mtu = self.held.values().filter_map(|held| held.lease.mtu).min();
