@@ -159,6 +159,7 @@ fn detached(hosts: Hosts, link: Link) -> Result<()> {
     detach(*on_the_hook(far)?.first().context("nothing is attached")?)?;
     stands_on(right, "udp")?;
     ensure!(on_the_hook(far)?.is_empty(), "it was attached again");
+    until("the socket's runs to be joined", || joins(right))?;
     goes_on(&transfer)?;
     transfer.finish()?;
     goes_by_socket(right, far, "10.8.0.1")?;
@@ -172,7 +173,14 @@ fn detached(hosts: Hosts, link: Link) -> Result<()> {
     stands_on(right, scene.standing)?;
     scene.ring_both_ways()?;
     happened(right, 3, &[(why, 1)])?;
+    // A generic program would be given what the kernel joins for the socket.
+    until("a ring's own way", || Ok(joins(right)? == (scene.standing != "generic copy")))?;
     finish(scene.tunnel)
+}
+
+/// Whether the kernel joins datagrams that come by the socket.
+fn joins(daemon: &Daemon) -> Result<bool> {
+    Ok(number(&show(daemon)?["counters"], "gro")? == 1)
 }
 
 #[test]

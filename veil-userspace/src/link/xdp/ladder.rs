@@ -35,6 +35,8 @@ pub struct RxLane {
     pub sockets: Vec<XskRx>,
     /// The interface they receive from.
     pub interface: u32,
+    /// The program runs in the kernel's stack, behind its receive offloads.
+    pub generic: bool,
     /// Frames that wait to be filled, and those just received.
     pub spare: Vec<UmemFrame>,
     /// Last, so that it is told when everything else is gone.
@@ -240,7 +242,8 @@ fn step(
         copies: attach == AttachMode::Native && bind == BindMode::Copy,
         umem,
     };
-    let mut rx = RxLane { sockets: Vec::new(), interface: 0, spare: frames, leave: None };
+    let generic = attach == AttachMode::Generic;
+    let mut rx = RxLane { sockets: Vec::new(), interface: 0, generic, spare: frames, leave: None };
     let mut sockets = Vec::new();
     for queue in 0..queues {
         let bound = tx.umem.bind(interface, queue, bind).map_err(|error| Refusal {

@@ -32,6 +32,8 @@ const CALLS_PER_LOOK: u32 = 16;
 /// The receiving end of an AF_XDP link.
 pub struct XdpRx {
     udp: UdpRx,
+    /// UDP_GRO is on wherever it does no harm.
+    gro: bool,
     lane: Option<RxLane>,
     /// Lanes that the supervisor has made; `None` takes the last one back.
     lanes: Receiver<Option<RxLane>>,
@@ -60,8 +62,10 @@ impl XdpRx {
         let counters = udp.shared_counters();
         // Whatever comes before the first look is not missed.
         let udp_ready = true;
+        let gro = counters.gro.load(Relaxed);
         Ok(XdpRx {
             udp,
+            gro,
             lane: None,
             lanes,
             ready,
@@ -79,6 +83,10 @@ impl XdpRx {
         while let Ok(lane) = self.lanes.try_recv() {
             // The old one first: a queue has one socket at a time.
             self.lane = None;
+            if self.gro {
+                // What the kernel joins for the socket comes to a generic program joined, and is no datagram there.
+                self.udp.set_gro(!lane.as_ref().is_some_and(|lane| lane.generic));
+            }
             let Some(lane) = lane else { continue };
             self.moderation.watch(lane.sockets.iter().map(AsFd::as_fd), &self.ready);
             self.lane = Some(lane);
