@@ -1,7 +1,7 @@
 //! A histogram that one thread writes and any thread reads: times in nanoseconds, lengths of runs.
 //!
-//! Buckets are logarithmic, eight to each power of two: values below 16 have a bucket each, larger ones share theirs
-//! with those at most an eighth larger. Recording is two relaxed loads and stores, so it is cheap enough for every run.
+//! Buckets are logarithmic, 32 to each power of two: values below 64 have a bucket each, larger ones share theirs with
+//! those at most a 32nd larger. Recording is two relaxed loads and stores, so it is cheap enough for every run.
 //! Every instance has one writer: two would lose counts, never more than that.
 
 use std::fmt;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 /// Buckets to a power of two, and its logarithm.
 const STEPS: usize = 1 << STEP_BITS;
-const STEP_BITS: u32 = 3;
+const STEP_BITS: u32 = 5;
 /// Enough for every `u64`.
 const BUCKETS: usize = (65 - STEP_BITS as usize) * STEPS;
 
@@ -68,7 +68,7 @@ impl fmt::Debug for Histogram {
 pub struct Summary {
     /// Values counted.
     pub count: u64,
-    /// Half of the values are no larger than this; too large by less than an eighth.
+    /// Half of the values are no larger than this; too large by less than a 32nd.
     pub p50: u64,
     /// The same of 99 in 100.
     pub p99: u64,
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(histogram.summary(), Summary::default());
         histogram.record(900, 0);
         assert_eq!(histogram.summary(), Summary::default(), "no times is not at all");
-        for (value, times) in [(0, 3), (5, 1), (1000, 60), (64, 36)] {
+        for (value, times) in [(0, 3), (5, 1), (1000, 60), (65, 36)] {
             histogram.record(value, times);
         }
         let wanted = Summary {
@@ -142,18 +142,18 @@ mod tests {
             p50: 1000,
             p99: 1000,
             max: 1000,
-            buckets: vec![(0, 3), (5, 1), (71, 36), (1023, 60)],
+            buckets: vec![(0, 3), (5, 1), (65, 36), (1007, 60)],
         };
         assert_eq!(histogram.summary(), wanted);
-        assert_eq!([0.0, 0.03, 0.04, 0.05, 0.4, 1.0].map(|p| wanted.quantile(p)), [0, 0, 5, 71, 71, 1000]);
+        assert_eq!([0.0, 0.03, 0.04, 0.05, 0.4, 1.0].map(|p| wanted.quantile(p)), [0, 0, 5, 65, 65, 1000]);
     }
 
     #[test]
     fn the_json_has_pairs_for_buckets() {
         let histogram = Histogram::default();
-        histogram.record(20, 2);
+        histogram.record(80, 2);
         let json = serde_json::to_string(&histogram.summary()).unwrap();
-        assert_eq!(json, r#"{"count":2,"p50":20,"p99":20,"max":20,"buckets":[[21,2]]}"#);
+        assert_eq!(json, r#"{"count":2,"p50":80,"p99":80,"max":80,"buckets":[[81,2]]}"#);
     }
 
     proptest! {

@@ -94,7 +94,7 @@ impl Counts {
         sum
     }
 
-    /// The bound of the bucket that the median is in; too large by less than an eighth.
+    /// The bound of the bucket that the median is in; too large by less than a 32nd.
     fn median(&self) -> Option<u64> {
         let half = self.0.values().sum::<u64>().div_ceil(2);
         let mut below = 0;
