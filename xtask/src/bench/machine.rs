@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
@@ -15,15 +16,23 @@ pub struct Machine {
     pub kernel: String,
     /// The frequency governor; virtual machines have none.
     pub governor: Option<String>,
-    /// The one-minute load average before anything was measured: more than a little, and others were at work.
+    /// The one-minute load average before anything was measured; the build that went before is in it.
     pub load: f64,
+    /// The part of the processors' time that was at work in the last second before anything was measured, and that was
+    /// others' work. Older files lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub busy: Option<f64>,
     pub commit: String,
     /// Whether the source differed from the commit.
     pub dirty: bool,
     pub rustc: String,
 }
 
+/// Long enough to see whoever works now and then.
+const LOOK: Duration = Duration::from_secs(1);
+
 impl Machine {
+    /// Takes a second, in which nothing of ours may be at work.
     pub fn look() -> Result<Machine> {
         let git = |words: &[&str]| run(Command::new("git").current_dir(crate::workspace()).args(words));
         let rustc = run(Command::new("rustc").current_dir(crate::workspace()).arg("--version"));
@@ -42,6 +51,8 @@ impl Machine {
             dirty: git(&["status", "--porcelain", "--", ".", ":!bench/results"])
                 .is_ok_and(|changes| !changes.is_empty()),
             rustc: rustc.ok().and_then(|line| line.split(' ').nth(1).map(Into::into)).unwrap_or_default(),
+            // Last, so that the programs above have ended.
+            busy: busy(),
         })
     }
 
@@ -58,6 +69,38 @@ impl Machine {
 /// Empty if it cannot be read: a fact that is missing does not stop a measurement.
 fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
+}
+
+/// The part of the processors' time that is at work, from now on and for [`LOOK`].
+fn busy() -> Option<f64> {
+    let before = CpuTime::parse(&read("/proc/stat"))?;
+    thread::sleep(LOOK);
+    CpuTime::parse(&read("/proc/stat"))?.busy_since(before)
+}
+
+/// Ticks of all processors since the machine started.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct CpuTime {
+    all: u64,
+    idle: u64,
+}
+
+impl CpuTime {
+    /// The first row of proc_stat(5). What another virtual machine took (steal) is work, and in user's and nice's columns a
+    /// guest's time is counted already.
+    fn parse(stat: &str) -> Option<CpuTime> {
+        let columns = stat.lines().next()?.strip_prefix("cpu ")?;
+        let ticks: Vec<u64> = columns.split_ascii_whitespace().take(8).flat_map(str::parse).collect();
+        let [_user, _nice, _system, idle, iowait, ..] = ticks[..] else { return None };
+        Some(CpuTime { all: ticks.iter().sum(), idle: idle + iowait })
+    }
+
+    fn busy_since(self, before: CpuTime) -> Option<f64> {
+        let all = self.all.checked_sub(before.all).filter(|ticks| *ticks > 0)?;
+        // A processor's idle time may go back a little (the same page, of iowait).
+        let idle = self.idle.saturating_sub(before.idle).min(all);
+        Some(((all - idle) as f64 / all as f64 * 1e3).round() / 1e3)
+    }
 }
 
 fn cpu_model(cpuinfo: &str) -> Option<&str> {
@@ -115,6 +158,19 @@ mod tests {
         for (days, expected) in known {
             assert_eq!(date(days), expected);
         }
+    }
+
+    #[test]
+    fn all_but_waiting_is_work_and_a_guests_time_is_not_counted_twice() {
+        let of = |row: &str| CpuTime::parse(&format!("{row}\ncpu0 9 9 9 9 9 9 9 9 9 9\n"));
+        let before = of("cpu  100 10 50 1000 40 5 5 20 100 0").unwrap();
+        assert_eq!(before, CpuTime { all: 1230, idle: 1040 });
+        // 10 for each of user, system and steal; 60 idle, 10 waiting for a disk.
+        let after = of("cpu  110 10 60 1060 50 5 5 30 110 0").unwrap();
+        assert_eq!(after.busy_since(before), Some(0.3));
+        assert_eq!(before.busy_since(before), None, "no time has passed");
+        assert_eq!(of("cpu  1 2 3"), None);
+        assert_eq!(CpuTime::parse(""), None);
     }
 
     #[test]

@@ -47,8 +47,8 @@ use machine::Machine;
 use plan::{Plan, Settings};
 use results::{Entry, Results};
 
-/// More load than this before a run, and its figures are worth little.
-const BUSY: f64 = 0.5;
+/// More of the processors' time than this at work before a run, and its figures are worth little.
+const BUSY: f64 = 0.05;
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -125,10 +125,10 @@ pub fn bench(options: &Options) -> Result<()> {
     let flood = (flooded && groups.contains(&Group::Flood)).then(contenders::build_flood).transpose()?;
     let plan = Plan { settings: Settings::new(options.quick), groups, contenders, flood };
     let machine = Machine::look()?;
-    if machine.load > BUSY {
+    if let Some(busy) = machine.busy.filter(|busy| *busy > BUSY) {
         eprintln!(
-            "warning: the load average is {}: others are at work, and will be in the figures",
-            machine.load
+            "warning: {:.0} % of the processors' time is others' work, which will be in the figures",
+            busy * 100.0
         );
     }
     let measured = hand_to_root(&plan)?;

@@ -165,6 +165,7 @@ pub mod tests {
                 kernel: "6.18.0".into(),
                 governor: None,
                 load: 0.1,
+                busy: Some(0.02),
                 commit: "0123abcd".into(),
                 dirty: true,
                 rustc: "1.95.0".into(),
@@ -189,6 +190,15 @@ pub mod tests {
         fs::write(&first, "{}").unwrap();
         assert!(Results::load(&first).is_err());
         fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn every_file_that_was_ever_written_can_still_be_read() {
+        let files = fs::read_dir(crate::workspace().join("bench/results")).unwrap();
+        let files = files.map(|file| file.unwrap().path());
+        for file in files.filter(|file| file.extension().is_some_and(|ending| ending == "json")) {
+            Results::load(&file).unwrap();
+        }
     }
 
     #[test]
