@@ -62,7 +62,7 @@ fn again(mut command: std::process::Command, options: &Options, veil: &std::path
 }
 
 fn show_off(options: &Options) -> Result<()> {
-    ensure!(veil_lab::privileged(), "this kernel or container does not let root make network namespaces");
+    veil_lab::privileges()?;
     for name in veil_lab::sweep_leftovers() {
         println!("removed {name}, left behind by a run that was killed");
     }

@@ -31,7 +31,7 @@ pub use leftovers::sweep_leftovers;
 pub use namespace::Namespace;
 pub use node::{Keys, Node};
 pub use ping::{Ping, ping};
-pub use privileges::{is_root, privileged, require_privileges, require_program};
+pub use privileges::{is_root, privileges, require_privileges, require_program};
 pub use program::{has_program, run, terminate};
 pub use spoofer::{Heard, Spoofer};
 pub use sys::{set_udp_segment, signal, uninterrupted};

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use super::calls::Calls;
 use super::contenders::Contender;
@@ -106,7 +106,7 @@ pub fn measure(plan: &Plan) -> (Vec<Entry>, Result<()>) {
 }
 
 fn rounds(plan: &Plan, runners: &mut [Runner]) -> Result<()> {
-    ensure!(veil_lab::privileged(), "this kernel or container does not let root make network namespaces");
+    veil_lab::privileges()?;
     for name in veil_lab::sweep_leftovers() {
         eprintln!("removed {name}, left behind by a run that was killed");
     }
