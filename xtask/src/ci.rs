@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::needs::{For, cargo_has, lacking};
 use crate::{build_ebpf, instruments, test, vm};
@@ -10,9 +10,9 @@ use crate::{build_ebpf, instruments, test, vm};
 type Step = (&'static str, fn() -> Result<()>);
 
 const STEPS: &[Step] = &[
-    ("test", || test::test(&test::Options::default())),
-    ("other threads", test::other_threads),
-    ("AF_XDP", test::af_xdp),
+    ("test", || test::test(&test::Options::for_ci())),
+    ("other threads", || needs_namespaces().and_then(|()| test::other_threads())),
+    ("AF_XDP", || needs_namespaces().and_then(|()| test::af_xdp())),
     ("many cases", test::many_cases),
     ("leaks", instruments::leaks),
     ("races", instruments::races),
@@ -37,9 +37,20 @@ impl std::fmt::Display for Skipped {
 
 impl std::error::Error for Skipped {}
 
+/// Whether what is missing is a failure: in CI, which must not grow green by skipping, and for whoever asks for it as the
+/// tests themselves are asked.
+pub fn forbids_skipping() -> bool {
+    std::env::var_os("CI").is_some() || std::env::var_os(test::NO_SKIP).is_some_and(|value| value == "1")
+}
+
 /// Why a step cannot run that CI must: its set-up has just installed what the step takes, so that there it is a failure.
 pub fn lacking_tool(why: String) -> anyhow::Error {
-    if std::env::var_os("CI").is_some() { anyhow!(why) } else { Skipped(why).into() }
+    if forbids_skipping() { anyhow!(why) } else { Skipped(why).into() }
+}
+
+/// For steps all of whose tests would skip without.
+fn needs_namespaces() -> Result<()> {
+    veil_lab::privileges().map_err(|why| lacking_tool(why.to_string()))
 }
 
 #[derive(clap::Args)]
@@ -85,16 +96,13 @@ fn documentation() -> Result<()> {
 
 /// The advisory database is not asked: CI must not depend on what was published this morning.
 fn licences() -> Result<()> {
-    if cargo_has("deny") {
-        return cargo(&["deny", "--workspace", "check", "licenses", "bans", "sources"]);
-    }
-    if ["CI", "VEIL_PRIVILEGED"].iter().any(|name| std::env::var_os(name).is_some()) {
-        bail!("cargo-deny is missing: `cargo xtask setup --install` gets it");
-    }
-    bail!(Skipped("cargo-deny is not installed (`cargo xtask setup --install` gets it)".into()))
+    let missing = || lacking_tool("cargo-deny is missing (`cargo xtask setup --install` gets it)".into());
+    ensure!(cargo_has("deny"), missing());
+    cargo(&["deny", "--workspace", "check", "licenses", "bans", "sources"])
 }
 
-/// Builds the eBPF program anew, and has it give the same verdicts as the committed one, which the tests have tried.
+/// Builds the eBPF program anew, and has it give the same verdicts as the committed one, which the tests have tried. To
+/// load it takes what network namespaces take.
 fn ebpf() -> Result<()> {
     let lacking = lacking(For::Ebpf);
     if !lacking.is_empty() {
@@ -107,8 +115,12 @@ fn ebpf() -> Result<()> {
         "the program built here {} the committed one",
         if same { "is" } else { "differs in bytes from" }
     );
+    needs_namespaces().context("it builds, and was not loaded")?;
     let mut tests = crate::cargo();
     tests.env("VEIL_STEER_OBJECT", object);
+    if forbids_skipping() {
+        tests.env(test::NO_SKIP, "1");
+    }
     tests.args(["test", "--package", "veil-tests", "--test", "steering", "--", "by_aya", "by_libbpf"]);
     finish(tests)
 }
@@ -123,4 +135,17 @@ fn finish(mut command: std::process::Command) -> Result<()> {
     let status = command.status().context("starting cargo")?;
     ensure!(status.success(), "failed ({status})");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_to_skip_is_one_whatever_is_said_about_it() {
+        let skipped = || -> Result<()> { Err(Skipped("no root".into()).into()) };
+        assert!(skipped().unwrap_err().is::<Skipped>());
+        assert!(skipped().context("it builds").unwrap_err().is::<Skipped>());
+        assert!(!anyhow!("no root").is::<Skipped>());
+    }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use veil_lab::Profile;
 
 use crate::elevate::as_root;
-use crate::vm;
+use crate::{ci, vm};
 
 #[derive(Args, Default)]
 pub struct Options {
@@ -29,7 +29,20 @@ pub struct Options {
     /// Passed on to `cargo test`, after `--`
     #[arg(last = true)]
     cargo: Vec<String>,
+    /// No test may skip
+    #[arg(skip)]
+    strict: bool,
 }
+
+impl Options {
+    /// As `ci` tests.
+    pub fn for_ci() -> Options {
+        Options { strict: ci::forbids_skipping(), ..Options::default() }
+    }
+}
+
+/// Set to 1, a test that would skip fails instead.
+pub const NO_SKIP: &str = "VEIL_PRIVILEGED";
 
 /// How many random sequences of events the tunnel must survive in CI; two cores play them in a minute.
 const MANY: &str = "10000";
@@ -76,7 +89,7 @@ pub fn many_cases() -> Result<()> {
 pub fn other_threads() -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mode = if cores < 4 { "pipeline" } else { "single" };
-    let mut cargo = command(&Options::default())?;
+    let mut cargo = command(&Options::for_ci())?;
     cargo.env("VEIL_THREADS", mode).args(["--test", "kernel", "--test", "key_memory"]);
     let status = cargo.status().context("starting cargo test")?;
     ensure!(status.success(), "tests failed with the daemons in {mode} mode");
@@ -90,7 +103,7 @@ pub fn af_xdp() -> Result<()> {
     for (link, threads, skip) in
         [("xdp", "single", &[][..]), ("xdp", "pipeline", &[]), ("xdp-generic", "single", own)]
     {
-        let mut cargo = command(&Options::default())?;
+        let mut cargo = command(&Options::for_ci())?;
         cargo.env("VEIL_LINK", link).env("VEIL_THREADS", threads).args(["--test", "kernel"]).args(skip);
         let status = cargo.status().context("starting cargo test")?;
         ensure!(status.success(), "tests failed with VEIL_LINK={link} and VEIL_THREADS={threads}");
@@ -107,6 +120,9 @@ fn command(options: &Options) -> Result<Command> {
     cargo.env("VEIL_BIN", veil).env("VEIL_SEEDED_BIN", seeded).args(["test", "--workspace"]);
     if options.release {
         cargo.arg("--release");
+    }
+    if options.strict {
+        cargo.env(NO_SKIP, "1");
     }
     if options.long {
         cargo.env("VEIL_LONG", "1");
