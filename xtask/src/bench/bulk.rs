@@ -19,16 +19,18 @@ pub fn measure(tunnel: &Tunnel, group: Group, settings: &Settings, samples: &mut
             interrupt::check()?;
             // On the plain wire one transfer tells what time the daemons add, and what each thread costs.
             let tells = group == Group::Bulk && streams == 1 && direction == Direction::Forward;
-            let added = if tells { Added::look(tunnel)? } else { None };
-            // To ask for the calls costs CPU time, so that is done around what is timed.
-            let calls = tunnel.calls()?;
-            let sent = sent_by(tunnel, direction)?;
-            let stages = if tells { Stages::look(tunnel)? } else { None };
-            let before = tunnel.cpu()?;
-            let moved = iperf.transfer(streams, direction, settings.bulk_seconds)?;
+            let look = || {
+                let added = if tells { Added::look(tunnel)? } else { None };
+                // To ask for the calls costs CPU time, so that is done around what is timed.
+                let (calls, sent) = (tunnel.calls()?, sent_by(tunnel, direction)?);
+                let stages = if tells { Stages::look(tunnel)? } else { None };
+                Ok((added, calls, sent, stages, tunnel.cpu()?))
+            };
+            let ((added, calls, sent, stages, cpu), moved) =
+                iperf.transfer_after(look, streams, direction, settings.bulk_seconds)?;
             let key = bulk_key(group, streams, direction);
             samples.add(&key, moved.gigabits_per_second);
-            samples.add_cpu(&key, tunnel, before, direction, moved.gigabits)?;
+            samples.add_cpu(&key, tunnel, cpu, direction, moved.gigabits)?;
             if let Some(before) = stages {
                 before.enter(tunnel, &moved, samples)?;
             }

@@ -51,10 +51,23 @@ impl Iperf {
 
     /// Moves bytes for so many seconds.
     pub fn transfer(&self, streams: u32, direction: Direction, seconds: u32) -> Result<Moved> {
+        Ok(self.transfer_after(|| Ok(()), streams, direction, seconds)?.1)
+    }
+
+    /// The same, and what `look` saw right before. It looks again before each attempt, so that what it sees does not hold
+    /// the cost of one that failed.
+    pub fn transfer_after<T>(
+        &self,
+        mut look: impl FnMut() -> Result<T>,
+        streams: u32,
+        direction: Direction,
+        seconds: u32,
+    ) -> Result<(T, Moved)> {
         let deadline = Instant::now() + PATIENCE;
         loop {
+            let seen = look()?;
             match self.once(streams, direction, seconds) {
-                Ok(moved) => return Ok(moved),
+                Ok(moved) => return Ok((seen, moved)),
                 Err(error) if Instant::now() >= deadline => return Err(error),
                 Err(_) => thread::sleep(Duration::from_millis(100)),
             }
