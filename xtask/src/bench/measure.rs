@@ -169,9 +169,10 @@ fn one(
         // XDP programs on both ends of a veth pair have turned that offload off, and the kernel keeps it so.
         Group::Segmented if contender.rung().is_some() => bulk::measure(tunnel, group, settings, samples),
         Group::Segmented => {
-            tunnel.set_wire(Wire::Segmented).context("turning tx-udp-segmentation off")?;
-            bulk::measure(tunnel, group, settings, samples)?;
-            tunnel.set_wire(Wire::Plain)
+            let segmented = tunnel.set_wire(Wire::Segmented).context("turning tx-udp-segmentation off");
+            let measured = segmented.and_then(|()| bulk::measure(tunnel, group, settings, samples));
+            // The groups that follow find the wire as it was, whatever has become of this one.
+            measured.and(tunnel.set_wire(Wire::Plain))
         }
         Group::RawXdp => {
             let program = contender.program.as_deref().context("veil-raw-xdp was not built")?;
