@@ -151,6 +151,10 @@ pub fn bench(options: &Options) -> Result<()> {
         }
         bail!("not everything was measured, so nothing was written");
     }
+    if results.is_empty() {
+        println!("{}", report::text(&results));
+        bail!("nothing was measured, so nothing was written");
+    }
     let path = results.save(&crate::workspace().join("bench/results"))?;
     show(&results, options, &path)
 }

@@ -6,6 +6,7 @@ use super::contenders::Kind;
 use super::figures::{Better, Figure};
 use super::predict;
 use super::results::{Entry, Results};
+use super::stats::Spread;
 
 /// Every figure but the details, each with ratios against the bare wire and the best peer.
 pub fn text(results: &Results) -> String {
@@ -16,7 +17,7 @@ pub fn text(results: &Results) -> String {
             block(&mut out, results, figure, width);
         }
     }
-    out + &compared(results) + &predict::text(results) + &absent(results)
+    out + &compared(results) + &predict::text(results) + &absent(results, "  ")
 }
 
 /// VEIL's modes beside what they are judged by.
@@ -47,49 +48,76 @@ fn block(out: &mut String, results: &Results, figure: &Figure, width: usize) {
         let Some(spread) = entry.figures.get(&figure.key) else { continue };
         let [median, min, max] = [spread.median, spread.min, spread.max].map(number);
         let (to_raw, to_best) = (ratio(spread.median, raw), ratio(spread.median, best));
-        let line = format!("  {:width$} {median:>9} {min:>9} {max:>9} {to_raw:>9} {to_best:>13}", entry.name);
+        let few = few(spread, results).map_or(String::new(), |few| format!("  {few} rounds"));
+        let line =
+            format!("  {:width$} {median:>9} {min:>9} {max:>9} {to_raw:>9} {to_best:>13}{few}", entry.name);
         let _ = writeln!(out, "{}", line.trim_end());
     }
 }
 
-/// Who was not measured, or not in every round, and why.
-fn absent(results: &Results) -> String {
+/// "2 of 5": of how many rounds a figure is, if not of all.
+fn few(spread: &Spread, results: &Results) -> Option<String> {
+    let (samples, rounds) = (spread.samples.len(), results.settings.rounds);
+    (samples < rounds as usize).then(|| format!("{samples} of {rounds}"))
+}
+
+/// Who was not measured, or not in every round, and why; each line begins with `bullet`.
+fn absent(results: &Results, bullet: &str) -> String {
     let mut out = String::new();
     for entry in &results.contenders {
         for why in entry.missing.iter().chain(&entry.failures) {
-            let _ = writeln!(out, "  {}: {}", entry.name, why.trim());
+            let _ = writeln!(out, "{bullet}{}: {}", entry.name, why.trim());
         }
     }
-    if out.is_empty() { out } else { format!("\nNot measured:\n{out}") }
+    if out.is_empty() { out } else { format!("\nNot measured, or not in every round:\n{out}") }
 }
 
 /// The columns of README's table: heading, and how a cell is made.
-type Column = (&'static str, fn(&Entry) -> Option<String>);
+type Column = (&'static str, fn(&Row) -> Option<String>);
+
+/// A contender in README's table.
+struct Row<'a> {
+    entry: &'a Entry,
+    results: &'a Results,
+}
+
+impl Row<'_> {
+    fn cell(&self, key: &str) -> Option<String> {
+        self.cell_of(key, |median| median)
+    }
+
+    /// One that shows the median by way of `shown`.
+    fn cell_of(&self, key: &str, shown: impl Fn(f64) -> f64) -> Option<String> {
+        let spread = self.entry.figures.get(key)?;
+        let few = few(spread, self.results).map_or(String::new(), |few| format!(" ({few})"));
+        Some(number(shown(spread.median)) + &few)
+    }
+}
 
 const COLUMNS: &[Column] = &[
-    ("TCP 1 stream, Gbit/s", |entry| cell(entry, "bulk-1-forward")),
-    ("4 streams", |entry| cell(entry, "bulk-4-forward")),
-    ("Gbit per core-second", |entry| {
+    ("TCP 1 stream, Gbit/s", |row| row.cell("bulk-1-forward")),
+    ("4 streams", |row| row.cell("bulk-4-forward")),
+    ("Gbit per core-second", |row| {
         // The file has seconds per gigabit, of both daemons.
-        entry
-            .median("bulk-1-forward-cpu")
-            .filter(|seconds| *seconds > 0.0)
-            .map(|seconds| number(1.0 / seconds))
+        let key = "bulk-1-forward-cpu";
+        row.entry.median(key).filter(|seconds| *seconds > 0.0)?;
+        row.cell_of(key, |seconds| 1.0 / seconds)
     }),
-    ("1 stream, segmented wire", |entry| cell(entry, "segmented-1-forward")),
-    ("64 B UDP, kpps", |entry| cell(entry, "small-one")),
-    ("many flows", |entry| cell(entry, "small-many")),
-    ("idle RTT p50 / p99, ms", |entry| {
-        Some(format!("{} / {}", cell(entry, "rtt-idle-p50")?, cell(entry, "rtt-idle-p99")?))
+    ("1 stream, segmented wire", |row| row.cell("segmented-1-forward")),
+    ("64 B UDP, kpps", |row| row.cell("small-one")),
+    ("many flows", |row| row.cell("small-many")),
+    ("idle RTT p50 / p99, ms", |row| {
+        Some(format!("{} / {}", row.cell("rtt-idle-p50")?, row.cell("rtt-idle-p99")?))
     }),
-    ("RTT under load p50, ms", |entry| cell(entry, "rtt-bulk-p50")),
-    ("the same at 100 Mbit/s, ms", |entry| cell(entry, "rtt-shaped-p50")),
+    ("RTT under load p50, ms", |row| row.cell("rtt-bulk-p50")),
+    ("the same at 100 Mbit/s, ms", |row| row.cell("rtt-shaped-p50")),
 ];
 
-/// README's table; columns and rows that nobody measured are left out.
+/// README's table; columns and rows that nobody measured are left out, and who has gaps is listed below it.
 pub fn markdown(results: &Results) -> String {
-    let rows: Vec<&Entry> = results.contenders.iter().filter(|entry| !entry.figures.is_empty()).collect();
-    let measured = |column: &&Column| rows.iter().any(|entry| (column.1)(entry).is_some());
+    let entries = results.contenders.iter().filter(|entry| !entry.figures.is_empty());
+    let rows: Vec<Row> = entries.map(|entry| Row { entry, results }).collect();
+    let measured = |column: &&Column| rows.iter().any(|row| (column.1)(row).is_some());
     let columns: Vec<&Column> = COLUMNS.iter().filter(measured).collect();
     let mut out = String::from("| |");
     for (heading, _) in &columns {
@@ -98,15 +126,15 @@ pub fn markdown(results: &Results) -> String {
     out.push_str("\n|---|");
     out.push_str(&"---|".repeat(columns.len()));
     out.push('\n');
-    for entry in rows {
-        let _ = write!(out, "| {} |", label(entry).replace('|', "\\|"));
+    for row in rows {
+        let _ = write!(out, "| {} |", label(row.entry).replace('|', "\\|"));
         for (_, make) in &columns {
-            let _ = write!(out, " {} |", make(entry).unwrap_or_else(|| "-".into()));
+            let _ = write!(out, " {} |", make(&row).unwrap_or_else(|| "-".into()));
         }
         out.push('\n');
     }
     let _ = writeln!(out, "\n{}; {}; {}.", results.machine.line(), results.settings.line(), results.date);
-    out
+    out + &absent(results, "- ")
 }
 
 /// The name, and for peers which version it was.
@@ -119,10 +147,6 @@ pub fn label(entry: &Entry) -> String {
         }
         _ => entry.name.clone(),
     }
-}
-
-fn cell(entry: &Entry, key: &str) -> Option<String> {
-    entry.median(key).map(number)
 }
 
 fn ratio(value: f64, to: Option<f64>) -> String {
@@ -171,6 +195,23 @@ mod tests {
         assert!(text.contains("veil-udp-pipeline: not built: the pipeline"), "{text}");
         assert!(text.contains("good for a first look only"), "a quick run says so:\n{text}");
         assert!(!text.contains("64-byte UDP"), "what nobody measured has no table");
+    }
+
+    #[test]
+    fn both_tables_say_what_is_not_of_every_round_and_why() {
+        let mut results = sample();
+        let fast = &mut results.contenders[3];
+        fast.figures.insert("bulk-1-forward".into(), Spread::of(&[4.0, 5.0]).expect("two samples"));
+        fast.failures.push("bulk: iperf3: busy".into());
+        let (text, markdown) = (text(&results), markdown(&results));
+        assert!(text.contains("1.00 x  2 of 3 rounds\n"), "{text}");
+        assert!(text.contains("\n  fast: bulk: iperf3: busy\n"), "{text}");
+        assert!(markdown.contains("| fast 1 | 4.50 (2 of 3) | - |\n"), "{markdown}");
+        assert!(
+            markdown.contains("\n- fast: bulk: iperf3: busy\n- veil-udp-pipeline: not built"),
+            "{markdown}"
+        );
+        assert_eq!([&text, &markdown].map(|table| table.matches("2 of 3").count()), [1, 1]);
     }
 
     #[test]

@@ -56,6 +56,11 @@ impl Entry {
 }
 
 impl Results {
+    /// Whether nothing was measured.
+    pub fn is_empty(&self) -> bool {
+        self.contenders.iter().all(|entry| entry.figures.is_empty())
+    }
+
     pub fn figure(&self, key: &str) -> Option<&Figure> {
         self.figures.iter().find(|figure| figure.key == key)
     }
@@ -209,5 +214,13 @@ pub mod tests {
         assert_eq!(best("rtt-idle-p50"), Some(0.12));
         assert_eq!(best("small-one"), None);
         assert_eq!(results.raw("bulk-1-forward"), Some(22.0));
+    }
+
+    #[test]
+    fn a_run_in_which_everybody_failed_is_empty() {
+        let mut results = sample();
+        assert!(!results.is_empty());
+        results.contenders.iter_mut().for_each(|entry| entry.figures.clear());
+        assert!(results.is_empty());
     }
 }
