@@ -33,6 +33,8 @@ pub struct Contender {
     /// For `veil run`.
     pub arguments: Vec<String>,
     pub version: Option<String>,
+    /// How the SHA-256 begins of the program that is started, a copy of what was found or built.
+    pub sha256: Option<String>,
     /// Why it cannot be measured.
     pub missing: Option<String>,
 }
@@ -99,8 +101,15 @@ fn selects(word: &str, name: &str) -> bool {
 
 fn contender(name: String, paths: &[(String, PathBuf)]) -> Result<Contender> {
     if name == "raw" {
-        let (program, arguments, version, missing) = (None, Vec::new(), None, None);
-        return Ok(Contender { name, kind: Kind::Raw, program, arguments, version, missing });
+        return Ok(Contender {
+            name,
+            kind: Kind::Raw,
+            program: None,
+            arguments: Vec::new(),
+            version: None,
+            sha256: None,
+            missing: None,
+        });
     }
     if let Some((link, threads)) = MODES.into_iter().find(|(link, threads)| mode_name(link, threads) == name)
     {
@@ -128,7 +137,8 @@ fn veil(name: String, kind: Kind, program: PathBuf, link: &str, threads: &str) -
         program.display()
     );
     let missing = refusal(&program, &arguments);
-    Ok(Contender { name, kind, program: Some(program), arguments, version: Some(version), missing })
+    let (program, version) = (Some(program), Some(version));
+    Ok(Contender { name, kind, program, arguments, version, sha256: None, missing })
 }
 
 /// What `veil` says when it was not built for these arguments. It says so before it reads any file.
@@ -156,7 +166,7 @@ fn peer(name: String, given: Option<PathBuf>) -> Result<Contender> {
         format!("not installed: {cure}")
     });
     let version = program.as_deref().and_then(|program| version(program).ok());
-    Ok(Contender { name, kind: Kind::Peer, program, arguments: Vec::new(), version, missing })
+    Ok(Contender { name, kind: Kind::Peer, program, arguments: Vec::new(), version, sha256: None, missing })
 }
 
 /// Name and number from the first line of what `--version` prints; what follows tells how it was built.
@@ -227,6 +237,7 @@ mod tests {
             program: None,
             arguments: ["--link", link, "--threads", "single"].map(str::to_owned).to_vec(),
             version: None,
+            sha256: None,
             missing: None,
         };
         assert_eq!([contender("xdp").rung(), contender("udp").rung()], [Some("native copy"), None]);

@@ -87,8 +87,8 @@ impl Runner<'_> {
     fn entry(self) -> Entry {
         let spreads = self.samples.0.into_iter();
         let figures = spreads.filter_map(|(key, samples)| Some((key, Spread::of(&samples)?))).collect();
-        let Contender { name, kind, version, missing, .. } = self.contender.clone();
-        Entry { name, kind, version, missing, failures: self.failures, figures }
+        let Contender { name, kind, version, sha256, missing, .. } = self.contender.clone();
+        Entry { name, kind, version, sha256, missing, failures: self.failures, figures }
     }
 }
 

@@ -9,6 +9,7 @@ mod calls;
 mod chart;
 mod compare;
 mod contenders;
+mod copies;
 mod cpu;
 mod figures;
 mod flood;
@@ -42,6 +43,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::elevate::as_root;
 use crate::interrupt;
+use copies::Copies;
 use figures::Group;
 use machine::Machine;
 use plan::{Plan, Settings};
@@ -122,7 +124,18 @@ pub fn bench(options: &Options) -> Result<()> {
         }
     }
     let flooded = contenders.iter().any(|contender| Group::Flood.is_for(contender));
-    let flood = (flooded && groups.contains(&Group::Flood)).then(contenders::build_flood).transpose()?;
+    let mut flood = (flooded && groups.contains(&Group::Flood)).then(contenders::build_flood).transpose()?;
+    // Until the end of the run.
+    let mut copies = Copies::new()?;
+    for contender in &mut contenders {
+        if let Some(program) = &mut contender.program {
+            let copy = copies.of(program)?;
+            (*program, contender.sha256) = (copy.path, copy.sha256);
+        }
+    }
+    if let Some(program) = &mut flood {
+        *program = copies.of(program)?.path;
+    }
     let plan = Plan { settings: Settings::new(options.quick), groups, contenders, flood };
     let machine = Machine::look()?;
     if let Some(busy) = machine.busy.filter(|busy| *busy > BUSY) {

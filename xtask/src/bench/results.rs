@@ -39,6 +39,9 @@ pub struct Entry {
     pub name: String,
     pub kind: Kind,
     pub version: Option<String>,
+    /// How its program's SHA-256 begins; of the bare wire that of `veil-raw-xdp`. Older files lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
     /// Why it was not measured at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing: Option<String>,
@@ -115,6 +118,7 @@ pub mod tests {
             name: name.into(),
             kind,
             version: version.map(Into::into),
+            sha256: version.map(|_| "ba7816bf8f01cfea".into()),
             missing: None,
             failures: Vec::new(),
             figures: values
