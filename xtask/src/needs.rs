@@ -170,6 +170,12 @@ pub const NEEDS: &[Need] = &[
         present: || veil_lab::has_program("ip"),
     },
     Need {
+        what: "sysctl",
+        purpose: For::Testing,
+        cure: Cure::Package { debian: "procps", fedora: "procps-ng" },
+        present: || veil_lab::has_program("sysctl"),
+    },
+    Need {
         what: "iperf3",
         purpose: For::Testing,
         cure: Cure::Package { debian: "iperf3", fedora: "iperf3" },
