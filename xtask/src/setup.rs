@@ -1,5 +1,6 @@
 //! `cargo xtask setup`: a table of what is here and what is missing; `--install` gets what is missing.
 
+use std::io;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,12 +26,13 @@ pub struct Options {
 
 pub fn setup(options: &Options) -> Result<()> {
     let wanted = |need: &&Need| options.ebpf || need.purpose != For::Ebpf;
+    let mut failures = Vec::new();
     if options.install {
         let needs: Vec<_> = missing().into_iter().filter(wanted).collect();
         for need in &needs {
             println!("-- {}: {}", need.what, need.cure.line());
         }
-        install(&needs)?;
+        failures = install(&needs);
     }
     print_table();
     // What only CI needs is no fault of a machine that was merely asked about, and not every machine can have a nightly
@@ -42,6 +44,7 @@ pub fn setup(options: &Options) -> Result<()> {
         _ => true,
     };
     let lacking: Vec<&str> = missing().into_iter().filter(counts).map(|need| need.what).collect();
+    ensure!(failures.is_empty(), "not installed: {}", failures.join("; "));
     ensure!(
         lacking.is_empty(),
         "missing: {}{}",
@@ -70,41 +73,62 @@ fn print_table() {
     }
 }
 
-/// Packages in one go; the rest one by one. What cannot be installed stays missing, and the table says so.
-fn install(needs: &[&Need]) -> Result<()> {
+/// Packages in one go; the rest one by one. What cannot be installed stays missing, keeps nothing else out, and the table
+/// says so. Returns what should have been installed and was not, and why.
+fn install(needs: &[&Need]) -> Vec<String> {
     // Asked again each time: a nightly with the library's sources is a compiler for eBPF as well.
     let of = |wanted: fn(For) -> bool| -> Vec<&Need> {
         needs.iter().copied().filter(|need| wanted(need.purpose) && !(need.present)()).collect()
     };
-    install_all(&of(|purpose| !matches!(purpose, For::Nightly | For::Ebpf)))?;
-    if let Err(error) = install_all(&of(|purpose| purpose == For::Nightly)) {
-        println!("!! NOT INSTALLED: a nightly compiler and what it takes along ({error:#})");
+    let failures = install_all(&of(|purpose| !matches!(purpose, For::Nightly | For::Ebpf)));
+    let nightly = install_all(&of(|purpose| purpose == For::Nightly));
+    if !nightly.is_empty() {
+        println!("!! NOT INSTALLED: a nightly compiler and what it takes along ({})", nightly.join("; "));
         println!("!! Nothing looks for races and undefined behaviour here.");
     }
-    if let Err(error) = install_all(&of(|purpose| purpose == For::Ebpf)) {
-        println!("!! NOT INSTALLED: what the eBPF program takes ({error:#})");
+    let ebpf = install_all(&of(|purpose| purpose == For::Ebpf));
+    if !ebpf.is_empty() {
+        println!("!! NOT INSTALLED: what the eBPF program takes ({})", ebpf.join("; "));
         println!("!! The committed program is used as it is; it cannot be built anew here.");
     }
-    Ok(())
+    failures
 }
 
-fn install_all(needs: &[&Need]) -> Result<()> {
-    install_packages(needs)?;
-    for need in needs {
-        match need.cure {
-            Cure::Crate(name) => install_crate(&[name], None)?,
-            Cure::BpfLinker { llvm } => install_crate(BPF_LINKER, Some(("LLVM_PREFIX", llvm)))?,
-            Cure::Component(_) | Cure::Nightly | Cure::NightlyComponents(_)
-                if veil_lab::has_program("rustup") =>
-            {
-                finish(Command::new("rustup").args(need.cure.rustup()))?;
+fn install_all(needs: &[&Need]) -> Vec<String> {
+    let (packages, others): (Vec<&Need>, Vec<&Need>) =
+        needs.iter().copied().partition(|need| matches!(need.cure, Cure::Package { .. }));
+    let mut failures = Vec::new();
+    let mut note = |what: &str, installed: Result<()>| {
+        failures.extend(installed.err().map(|error| format!("{what} ({error:#})")));
+    };
+    if !packages.is_empty() {
+        refresh_packages();
+        if install_packages(&packages).is_err() {
+            // One package that the archive does not know keeps out all that are asked for with it.
+            for need in packages {
+                note(need.what, install_packages(&[need]));
             }
-            Cure::Module(name) => finish(as_root("modprobe")?.arg(name))?,
-            Cure::Component(_) | Cure::Nightly | Cure::NightlyComponents(_) => {}
-            Cure::Package { .. } | Cure::Advice(_) => {}
         }
     }
-    Ok(())
+    for need in others {
+        note(need.what, install_other(&need.cure));
+    }
+    failures
+}
+
+fn install_other(cure: &Cure) -> Result<()> {
+    match cure {
+        Cure::Crate(name) => install_crate(&[name], None),
+        Cure::BpfLinker { llvm } => install_crate(BPF_LINKER, Some(("LLVM_PREFIX", llvm))),
+        Cure::Component(_) | Cure::Nightly | Cure::NightlyComponents(_)
+            if veil_lab::has_program("rustup") =>
+        {
+            finish(Command::new("rustup").args(cure.rustup()))
+        }
+        Cure::Module(name) => finish(as_root("modprobe")?.arg(name)),
+        // Packages are there by now, rustup's things are not to be had without it, and advice is for the owner.
+        _ => Ok(()),
+    }
 }
 
 fn install_packages(needs: &[&Need]) -> Result<()> {
@@ -115,26 +139,32 @@ fn install_packages(needs: &[&Need]) -> Result<()> {
         });
         names.flat_map(|names| names.split(' ')).collect()
     };
-    if packages(true).is_empty() {
-        return Ok(());
-    }
     if veil_lab::has_program("apt-get") {
-        finish(as_root("apt-get")?.arg("update"))?;
-        // iperf3 asks whether to start a server at boot; `env` because sudo drops our environment.
-        let mut apt = as_root("env")?;
-        apt.args([
-            "DEBIAN_FRONTEND=noninteractive",
-            "apt-get",
-            "install",
-            "--yes",
-            "--no-install-recommends",
-        ]);
-        finish(apt.args(packages(true)))
+        apt_get_install(&packages(true))
     } else if veil_lab::has_program("dnf") {
         finish(as_root("dnf")?.args(["install", "-y"]).args(packages(false)))
     } else {
         bail!("neither apt-get nor dnf here: install {} yourself", packages(true).join(", "))
     }
+}
+
+/// Has apt, where there is one, ask for the newest list of packages. An archive that does not answer need not be the one
+/// that ours come from.
+pub fn refresh_packages() {
+    if veil_lab::has_program("apt-get") {
+        let refreshed = as_root("apt-get").and_then(|mut apt| finish(apt.arg("update").stdout(io::stderr())));
+        if let Err(error) = refreshed {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// Installs Debian packages. Nothing of it is said on stdout.
+pub fn apt_get_install(packages: &[&str]) -> Result<()> {
+    // iperf3 asks whether to start a server at boot; `env` because sudo drops our environment.
+    let mut apt = as_root("env")?;
+    apt.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "--yes", "--no-install-recommends"]);
+    finish(apt.args(packages).stdout(io::stderr()))
 }
 
 /// Builds a tool without optimisation: it runs for seconds, and compiling it well would take minutes.
