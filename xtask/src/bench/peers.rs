@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::elevate::as_root;
+use crate::setup;
 
 pub struct Peer {
     pub name: &'static str,
@@ -24,8 +24,8 @@ pub enum Speaks {
 enum From {
     /// A crate, installed below the target folder.
     Crate(&'static str),
-    /// A Debian package.
-    Debian(&'static str),
+    /// Debian packages.
+    Debian(&'static [&'static str]),
 }
 
 const OPENVPN: &str = "openvpn";
@@ -47,13 +47,13 @@ pub const PEERS: &[Peer] = &[
         name: "wireguard-go",
         program: "wireguard-go",
         cure: "`apt-get install wireguard-go`, or `--peer wireguard-go=PATH` for a newer one",
-        from: From::Debian("wireguard-go"),
+        from: From::Debian(&["wireguard-go"]),
     },
     Peer {
         name: OPENVPN,
         program: "openvpn",
         cure: "`apt-get install openvpn openssl`",
-        from: From::Debian("openvpn"),
+        from: From::Debian(&["openvpn", "openssl"]),
     },
 ];
 
@@ -67,6 +67,11 @@ pub fn speaks(name: &str) -> Speaks {
 }
 
 impl Peer {
+    /// Whether there is all that its measurement takes: OpenVPN's certificates are made by openssl.
+    fn is_there(&self) -> bool {
+        self.find().is_some() && (self.name != OPENVPN || veil_lab::has_program("openssl"))
+    }
+
     /// Installed for these measurements, or for everybody.
     pub fn find(&self) -> Option<PathBuf> {
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -83,28 +88,30 @@ fn root() -> PathBuf {
 
 /// Gets all that are missing. Building takes minutes.
 pub fn install() -> Result<()> {
-    for peer in PEERS.iter().filter(|peer| peer.find().is_none()) {
-        let mut command = match peer.from {
-            From::Crate(name) => {
-                let mut cargo = crate::cargo();
-                cargo.args(["install", "--locked", "--root"]).arg(root()).arg(name);
-                cargo
-            }
-            From::Debian(package) => {
-                if !veil_lab::has_program("apt-get") {
-                    eprintln!("no apt-get here: {} stays missing", peer.name);
-                    continue;
-                }
-                let mut apt = as_root("apt-get")?;
-                apt.args(["install", "--yes", "--no-install-recommends", package]);
-                apt
-            }
-        };
-        eprintln!("-- installing {}", peer.name);
-        // stdout is for the table.
-        let status = command.stdout(std::io::stderr()).status();
-        let status = status.with_context(|| format!("starting the installation of {}", peer.name))?;
-        ensure!(status.success(), "installing {} failed ({status})", peer.name);
+    let missing: Vec<&Peer> = PEERS.iter().filter(|peer| !peer.is_there()).collect();
+    if missing.iter().any(|peer| matches!(peer.from, From::Debian(_))) {
+        setup::refresh_packages();
     }
+    for peer in missing {
+        eprintln!("-- installing {}", peer.name);
+        let installed = match peer.from {
+            From::Crate(name) => install_crate(name),
+            From::Debian(_) if !veil_lab::has_program("apt-get") => {
+                eprintln!("no apt-get here: {} stays missing", peer.name);
+                Ok(())
+            }
+            From::Debian(packages) => setup::apt_get_install(packages),
+        };
+        installed.with_context(|| format!("installing {}", peer.name))?;
+    }
+    Ok(())
+}
+
+fn install_crate(name: &str) -> Result<()> {
+    let mut cargo = crate::cargo();
+    cargo.args(["install", "--locked", "--root"]).arg(root()).arg(name);
+    // stdout is for the table.
+    let status = cargo.stdout(std::io::stderr()).status().context("starting cargo")?;
+    ensure!(status.success(), "cargo install failed ({status})");
     Ok(())
 }
