@@ -1,40 +1,14 @@
 //! The rings' frames in huge pages, where the host has reserved some.
 
-use std::fs;
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use veil_lab::require_privileges;
 use veil_tests::show;
 
 use super::{NATIVE, finish, goes_by_ring, start};
 use crate::tunnel::{Hosts, Outer};
 
-const RESERVED: &str = "/proc/sys/vm/nr_hugepages";
-/// Enough for both daemons, and for those of other tests that run meanwhile.
+/// Six for the frames of each daemon with one queue, and plenty for those of other tests that run meanwhile.
 const PAGES: u64 = 128;
-
-/// Huge pages that the host has reserved beyond its own; it takes them back.
-struct Reserved {
-    before: u64,
-}
-
-impl Reserved {
-    fn new() -> Result<Self> {
-        let reserved = || -> Result<u64> { Ok(fs::read_to_string(RESERVED)?.trim().parse()?) };
-        let before = reserved().context("this kernel knows no huge pages")?;
-        let this = Reserved { before };
-        fs::write(RESERVED, (before + PAGES).to_string())?;
-        let got = reserved()?;
-        ensure!(got == before + PAGES, "the host has memory for {} huge pages only", got - before);
-        Ok(this)
-    }
-}
-
-impl Drop for Reserved {
-    fn drop(&mut self) {
-        let _ = fs::write(RESERVED, self.before.to_string());
-    }
-}
 
 #[test]
 fn frames_are_in_huge_pages_where_the_host_has_reserved_some() -> Result<()> {
@@ -42,7 +16,7 @@ fn frames_are_in_huge_pages_where_the_host_has_reserved_some() -> Result<()> {
         return Ok(());
     }
     let hosts = Hosts::new("hugepages", Outer::V4)?;
-    let reserved = Reserved::new()?;
+    let reserved = hosts.lab().huge_pages(PAGES)?;
     let tunnel = start(hosts, NATIVE, NATIVE)?;
     for daemon in [&tunnel.left, &tunnel.right] {
         let reason = show(daemon)?["rung_reason"].as_str().unwrap_or_default().to_owned();

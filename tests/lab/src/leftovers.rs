@@ -1,9 +1,10 @@
-//! What a killed run left behind: namespaces, scratch folders and daemons' state files named after a process that no
-//! longer exists.
+//! What a killed run left behind: namespaces, scratch folders, daemons' state files and notes of reserved huge pages named
+//! after a process that no longer exists.
 
 use std::fs;
 use std::path::Path;
 
+use crate::huge_pages;
 use crate::namespace::Namespace;
 
 /// What every namespace and scratch folder of every lab begins with; the process id follows.
@@ -36,6 +37,13 @@ pub fn sweep_leftovers() -> Vec<String> {
     }
     for name in orphans(&std::env::temp_dir()) {
         if fs::remove_dir_all(std::env::temp_dir().join(&name)).is_ok() {
+            swept.push(name);
+        }
+    }
+    for name in
+        orphans(Path::new(huge_pages::NOTES)).into_iter().filter(|name| name.ends_with(huge_pages::NOTE))
+    {
+        if huge_pages::sweep(&Path::new(huge_pages::NOTES).join(&name)).is_ok() {
             swept.push(name);
         }
     }

@@ -11,6 +11,7 @@ mod counters;
 mod daemon;
 mod enter;
 mod flood;
+mod huge_pages;
 mod leftovers;
 mod namespace;
 mod node;
@@ -27,6 +28,7 @@ pub use counters::{Received, dropped};
 pub use daemon::{Daemon, Stopped};
 pub use enter::EnterGuard;
 pub use flood::{Flood, Ports, Sent};
+pub use huge_pages::HugePages;
 pub use leftovers::sweep_leftovers;
 pub use namespace::Namespace;
 pub use node::{Keys, Node};
@@ -110,6 +112,11 @@ impl Lab {
         let interface = format!("{}{name}", self.interface_prefix);
         ensure!(interface.len() <= 15, "interface name {interface} is longer than the kernel's 15 bytes");
         Ok(interface)
+    }
+
+    /// Huge pages that the host reserves beyond its own, until what is returned is dropped. One reservation a lab.
+    pub fn huge_pages(&self, pages: u64) -> Result<HugePages> {
+        HugePages::reserve(&self.prefix, pages)
     }
 
     /// The scratch folder, removed with the lab.
