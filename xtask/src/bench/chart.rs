@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use super::contenders::Kind;
 use super::figures::Figure;
-use super::report::{label, number};
+use super::report::{label, median};
 use super::results::{Entry, Results};
 use super::stats::Spread;
 
@@ -70,7 +70,7 @@ fn panel(out: &mut String, top: usize, results: &Results, figure: &Figure) -> us
     if rows.is_empty() {
         return top;
     }
-    let raw = results.raw(&figure.key).map_or(String::new(), |raw| format!("; bare wire {}", number(raw)));
+    let raw = results.raw(&figure.key).map_or(String::new(), |raw| format!("; bare wire {}", median(raw)));
     // Writing to a String cannot fail.
     let _ = writeln!(
         out,
@@ -84,12 +84,12 @@ fn panel(out: &mut String, top: usize, results: &Results, figure: &Figure) -> us
     let scale = |value: f64| value / longest * (BARS_END - LABELS) as f64;
     for (row, (entry, spread)) in rows.iter().enumerate() {
         let y = top + HEADING + row * ROW;
-        bar(out, y, entry, [spread.median, spread.min, spread.max].map(scale), spread.median);
+        bar(out, y, entry, [spread.median, spread.min, spread.max].map(scale), &median(spread));
     }
     top + HEADING + rows.len() * ROW + 10
 }
 
-fn bar(out: &mut String, y: usize, entry: &Entry, [median, min, max]: [f64; 3], value: f64) {
+fn bar(out: &mut String, y: usize, entry: &Entry, [median, min, max]: [f64; 3], value: &str) {
     let class = match entry.kind {
         Kind::Veil => "veil",
         Kind::NullCipher => "null-cipher",
@@ -105,7 +105,7 @@ fn bar(out: &mut String, y: usize, entry: &Entry, [median, min, max]: [f64; 3], 
     let (from, to) = (left + min, left + max);
     let _ =
         writeln!(out, r#"<line class="spread" x1="{from:.1}" y1="{middle}" x2="{to:.1}" y2="{middle}"/>"#);
-    let _ = writeln!(out, r#"<text x="{:.1}" y="{text}">{}</text>"#, to + 8.0, number(value));
+    let _ = writeln!(out, r#"<text x="{:.1}" y="{text}">{value}</text>"#, to + 8.0);
 }
 
 fn escape(text: &str) -> String {

@@ -18,17 +18,40 @@ use crate::interrupt;
 
 /// One contender's samples, by figure.
 #[derive(Default)]
-pub struct Samples(BTreeMap<String, Vec<f64>>);
+pub struct Samples {
+    all: BTreeMap<String, Vec<f64>>,
+    /// Those among them that may be too small.
+    at_least: BTreeMap<String, Vec<f64>>,
+}
 
 impl Samples {
     pub fn add(&mut self, key: &str, value: f64) {
-        self.0.entry(key.to_owned()).or_default().push(value);
+        self.all.entry(key.to_owned()).or_default().push(value);
+    }
+
+    /// Adds what could not be made more: the figure is at least this.
+    pub fn add_at_least(&mut self, key: &str, value: f64) {
+        self.add(key, value);
+        self.at_least.entry(key.to_owned()).or_default().push(value);
     }
 
     pub fn extend(&mut self, more: Samples) {
-        for (key, values) in more.0 {
-            self.0.entry(key).or_default().extend(values);
+        for (ours, theirs) in [(&mut self.all, more.all), (&mut self.at_least, more.at_least)] {
+            for (key, values) in theirs {
+                ours.entry(key).or_default().extend(values);
+            }
         }
+    }
+
+    /// What all rounds came to.
+    fn spreads(self) -> BTreeMap<String, Spread> {
+        let Samples { all, at_least } = self;
+        let least = |key: &str| at_least.get(key).map_or(&[][..], Vec::as_slice);
+        let spreads = all.into_iter().filter_map(|(key, samples)| {
+            let spread = Spread::of(&samples)?.at_least(least(&key));
+            Some((key, spread))
+        });
+        spreads.collect()
     }
 
     /// What both daemons have used since `before`, for each of `units`. Nothing where there are no daemons.
@@ -85,8 +108,7 @@ impl Runner<'_> {
     }
 
     fn entry(self) -> Entry {
-        let spreads = self.samples.0.into_iter();
-        let figures = spreads.filter_map(|(key, samples)| Some((key, Spread::of(&samples)?))).collect();
+        let figures = self.samples.spreads();
         let Contender { name, kind, version, sha256, missing, .. } = self.contender.clone();
         Entry { name, kind, version, sha256, missing, failures: self.failures, figures }
     }
@@ -207,6 +229,24 @@ mod tests {
     }
 
     #[test]
+    fn a_figure_is_at_least_what_its_rounds_were() {
+        let mut samples = Samples::default();
+        for (value, least) in [(246.0, true), (250.0, false), (244.0, true)] {
+            let mut round = Samples::default();
+            if least {
+                round.add_at_least("small-one", value)
+            } else {
+                round.add("small-one", value)
+            }
+            round.add("small-many", value);
+            samples.extend(round);
+        }
+        let spreads = samples.spreads();
+        assert_eq!(spreads["small-one"].samples, [246.0, 250.0, 244.0]);
+        assert!(spreads["small-one"].at_least && !spreads["small-many"].at_least);
+    }
+
+    #[test]
     fn each_daemons_time_is_counted_to_its_role() {
         let mut samples = Samples::default();
         for direction in Direction::BOTH {
@@ -215,7 +255,7 @@ mod tests {
         let expected = [("-cpu", [2.0, 2.0]), ("-cpu-sender", [0.5, 1.5]), ("-cpu-receiver", [1.5, 0.5])];
         for (what, values) in expected {
             for (direction, value) in Direction::BOTH.into_iter().zip(values) {
-                assert_eq!(samples.0[&format!("{}{what}", direction.word())], [value]);
+                assert_eq!(samples.all[&format!("{}{what}", direction.word())], [value]);
             }
         }
     }

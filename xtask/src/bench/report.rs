@@ -46,8 +46,8 @@ fn block(out: &mut String, results: &Results, figure: &Figure, width: usize) {
     );
     for entry in &results.contenders {
         let Some(spread) = entry.figures.get(&figure.key) else { continue };
-        let [median, min, max] = [spread.median, spread.min, spread.max].map(number);
-        let (to_raw, to_best) = (ratio(spread.median, raw), ratio(spread.median, best));
+        let (median, [min, max]) = (median(spread), [spread.min, spread.max].map(number));
+        let (to_raw, to_best) = (ratio(spread, raw), ratio(spread, best));
         let few = few(spread, results).map_or(String::new(), |few| format!("  {few} rounds"));
         let line =
             format!("  {:width$} {median:>9} {min:>9} {max:>9} {to_raw:>9} {to_best:>13}{few}", entry.name);
@@ -83,14 +83,14 @@ struct Row<'a> {
 
 impl Row<'_> {
     fn cell(&self, key: &str) -> Option<String> {
-        self.cell_of(key, |median| median)
+        self.cell_of(key, median)
     }
 
     /// One that shows the median by way of `shown`.
-    fn cell_of(&self, key: &str, shown: impl Fn(f64) -> f64) -> Option<String> {
+    fn cell_of(&self, key: &str, shown: impl Fn(&Spread) -> String) -> Option<String> {
         let spread = self.entry.figures.get(key)?;
         let few = few(spread, self.results).map_or(String::new(), |few| format!(" ({few})"));
-        Some(number(shown(spread.median)) + &few)
+        Some(shown(spread) + &few)
     }
 }
 
@@ -101,7 +101,7 @@ const COLUMNS: &[Column] = &[
         // The file has seconds per gigabit, of both daemons.
         let key = "bulk-1-forward-cpu";
         row.entry.median(key).filter(|seconds| *seconds > 0.0)?;
-        row.cell_of(key, |seconds| 1.0 / seconds)
+        row.cell_of(key, |seconds| number(1.0 / seconds.median))
     }),
     ("1 stream, segmented wire", |row| row.cell("segmented-1-forward")),
     ("64 B UDP, kpps", |row| row.cell("small-one")),
@@ -149,11 +149,22 @@ pub fn label(entry: &Entry) -> String {
     }
 }
 
-fn ratio(value: f64, to: Option<f64>) -> String {
-    match to {
-        Some(to) if to > 0.0 => format!("{} x", number(value / to)),
-        _ => String::new(),
-    }
+/// The median as tables show it: "≥ 246" where no sender could ask for more.
+pub fn median(spread: &Spread) -> String {
+    let at_least = if spread.at_least { "≥ " } else { "" };
+    format!("{at_least}{}", number(spread.median))
+}
+
+/// Of medians. What is divided by one that may be too small is at most this; of two that may be, nothing is known.
+fn ratio(spread: &Spread, to: Option<&Spread>) -> String {
+    let Some(to) = to.filter(|to| to.median > 0.0) else { return String::new() };
+    let bound = match (spread.at_least, to.at_least) {
+        (false, false) => "",
+        (true, false) => "≥ ",
+        (false, true) => "≤ ",
+        (true, true) => return String::new(),
+    };
+    format!("{bound}{} x", number(spread.median / to.median))
 }
 
 /// Three or four digits that mean something.
@@ -212,6 +223,28 @@ mod tests {
             "{markdown}"
         );
         assert_eq!([&text, &markdown].map(|table| table.matches("2 of 3").count()), [1, 1]);
+    }
+
+    #[test]
+    fn a_rate_that_the_sender_has_bounded_is_marked_as_the_least_it_can_be() {
+        let mut results = sample();
+        for (contender, rate, at_least) in [(0, 246.0, true), (1, 123.0, false), (3, 123.0, false)] {
+            let mut spread = Spread::of(&[rate; 3]).expect("three samples");
+            spread.at_least = at_least;
+            results.contenders[contender].figures.insert("small-one".into(), spread);
+        }
+        let (text, markdown) = (text(&results), markdown(&results));
+        let line = |start: &str| {
+            let mut lines = text.lines().skip_while(|line| !line.contains("64-byte UDP"));
+            let line = lines.find(|line| line.trim_start().starts_with(start)).unwrap_or_default();
+            line.split_ascii_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(line("raw"), "raw ≥ 246 246 246 ≥ 2.00 x", "{text}");
+        assert_eq!(line("veil-udp-single"), "veil-udp-single 123 123 123 ≤ 0.500 x 1.00 x", "{text}");
+        assert!(
+            markdown.lines().any(|line| line.starts_with("| raw |") && line.contains("| ≥ 246 |")),
+            "{markdown}"
+        );
     }
 
     #[test]

@@ -68,19 +68,19 @@ impl Results {
         self.figures.iter().find(|figure| figure.key == key)
     }
 
-    /// The bare wire's median.
-    pub fn raw(&self, key: &str) -> Option<f64> {
-        self.contenders.iter().find(|entry| entry.kind == Kind::Raw)?.median(key)
+    /// The bare wire's.
+    pub fn raw(&self, key: &str) -> Option<&Spread> {
+        self.contenders.iter().find(|entry| entry.kind == Kind::Raw)?.figures.get(key)
     }
 
-    /// The best median among the peers.
-    pub fn best_peer(&self, figure: &Figure) -> Option<f64> {
+    /// The one with the best median among the peers'.
+    pub fn best_peer(&self, figure: &Figure) -> Option<&Spread> {
         use super::figures::Better;
         let peers = self.contenders.iter().filter(|entry| entry.kind == Kind::Peer);
-        let medians = peers.filter_map(|entry| entry.median(&figure.key));
+        let spreads = peers.filter_map(|entry| entry.figures.get(&figure.key));
         match figure.better {
-            Better::More => medians.max_by(f64::total_cmp),
-            Better::Less => medians.min_by(f64::total_cmp),
+            Better::More => spreads.max_by(|one, other| one.median.total_cmp(&other.median)),
+            Better::Less => spreads.min_by(|one, other| one.median.total_cmp(&other.median)),
         }
     }
 
@@ -213,11 +213,11 @@ pub mod tests {
     #[test]
     fn the_best_peer_is_the_highest_or_the_lowest_and_never_veil() {
         let results = sample();
-        let best = |key| results.best_peer(results.figure(key).unwrap());
+        let best = |key| results.best_peer(results.figure(key).unwrap()).map(|spread| spread.median);
         assert_eq!(best("bulk-1-forward"), Some(4.4));
         assert_eq!(best("rtt-idle-p50"), Some(0.12));
         assert_eq!(best("small-one"), None);
-        assert_eq!(results.raw("bulk-1-forward"), Some(22.0));
+        assert_eq!(results.raw("bulk-1-forward").unwrap().median, 22.0);
     }
 
     #[test]

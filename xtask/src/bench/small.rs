@@ -56,10 +56,13 @@ pub fn measure(tunnel: &Tunnel, settings: &Settings, samples: &mut Samples) -> R
     for (flows, word) in FLOWS {
         let target = tunnel.target;
         let _ports = inside(&tunnel.right, move || Ports::open(target, flows))?;
-        let best = best_trial(settings, |rate| trial(tunnel, flows, rate, settings.trial()))?;
+        let (best, limit) = best_trial(settings, |rate| trial(tunnel, flows, rate, settings.trial()))?;
         let best = best.with_context(|| format!("more than 1 % was lost at every rate ({word} flows)"))?;
         let key = small_key(word);
-        samples.add(&key, best.rate() / 1e3);
+        match limit {
+            Limit::Tunnel => samples.add(&key, best.rate() / 1e3),
+            Limit::Sender => samples.add_at_least(&key, best.rate() / 1e3),
+        }
         if let Some(cpu) = best.cpu {
             samples.add_cpu_used(&key, cpu, Direction::Forward, best.arrived as f64 / 1e6);
         }
@@ -67,9 +70,21 @@ pub fn measure(tunnel: &Tunnel, settings: &Settings, samples: &mut Samples) -> R
     Ok(())
 }
 
+/// Who stood in the way of a higher rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Limit {
+    /// It lost too much.
+    Tunnel,
+    /// It never could send what would have been too much.
+    Sender,
+}
+
 /// The trial with the highest rate among those that kept 99 %, wherever bisection led.
-fn best_trial(settings: &Settings, mut trial: impl FnMut(f64) -> Result<Trial>) -> Result<Option<Trial>> {
-    let mut best: Option<Trial> = None;
+fn best_trial(
+    settings: &Settings,
+    mut trial: impl FnMut(f64) -> Result<Trial>,
+) -> Result<(Option<Trial>, Limit)> {
+    let (mut best, mut limit): (Option<Trial>, _) = (None, Limit::Sender);
     highest_rate(RATES.0, RATES.1, settings.trials, |rate| {
         for _ in 0..TRIES {
             interrupt::check()?;
@@ -82,9 +97,10 @@ fn best_trial(settings: &Settings, mut trial: impl FnMut(f64) -> Result<Trial>) 
                 return Ok(tried.reached(rate) || tried.rate() > before * PROGRESS);
             }
         }
+        limit = Limit::Tunnel;
         Ok(false)
     })?;
-    Ok(best)
+    Ok((best, limit))
 }
 
 fn trial(tunnel: &Tunnel, flows: u16, rate: f64, length: Duration) -> Result<Trial> {
@@ -119,7 +135,11 @@ mod tests {
     }
 
     fn best(trial: impl FnMut(f64) -> Result<Trial>) -> Option<f64> {
-        best_trial(&Settings::new(false), trial).unwrap().map(|trial| trial.rate())
+        best_trial(&Settings::new(false), trial).unwrap().0.map(|trial| trial.rate())
+    }
+
+    fn limit(trial: impl FnMut(f64) -> Result<Trial>) -> Limit {
+        best_trial(&Settings::new(false), trial).unwrap().1
     }
 
     #[test]
@@ -132,6 +152,8 @@ mod tests {
     #[test]
     fn a_sender_that_is_the_limit_is_reported_as_it_was() {
         assert_eq!(best(ideal(1e9, 300_000.0)), Some(300_000.0));
+        assert_eq!(limit(ideal(1e9, 300_000.0)), Limit::Sender);
+        assert_eq!(limit(ideal(80_000.0, 300_000.0)), Limit::Tunnel);
     }
 
     #[test]

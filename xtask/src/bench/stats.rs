@@ -11,18 +11,34 @@ pub struct Spread {
     pub max: f64,
     /// One per round, in order of time.
     pub samples: Vec<f64>,
+    /// Whether the median may be too small, since the sender could not ask for more. Older files do not say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub at_least: bool,
 }
 
 impl Spread {
     /// `None` of no samples.
     pub fn of(samples: &[f64]) -> Option<Spread> {
         let samples: Vec<f64> = samples.iter().map(|sample| round(*sample)).collect();
-        let mut sorted = samples.clone();
-        sorted.sort_by(f64::total_cmp);
+        let sorted = sorted(&samples);
         let (min, max) = (*sorted.first()?, *sorted.last()?);
         let (low, high) = (sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
-        Some(Spread { median: round((low + high) / 2.0), min, max, samples })
+        Some(Spread { median: round((low + high) / 2.0), min, max, samples, at_least: false })
     }
+
+    /// The same where those of the samples that are given again are only the least that there can have been. Above the
+    /// middle ones they change no median.
+    pub fn at_least(mut self, least: &[f64]) -> Spread {
+        let middle = sorted(&self.samples)[self.samples.len() / 2];
+        self.at_least = least.iter().any(|sample| round(*sample) <= middle);
+        self
+    }
+}
+
+fn sorted(samples: &[f64]) -> Vec<f64> {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted
 }
 
 /// Finer than anything measured here, and short in a results file.
@@ -69,6 +85,15 @@ mod tests {
         assert_eq!(odd.samples, [3.0, 9.0, 1.0], "in order of time");
         assert_eq!(Spread::of(&[4.0, 1.0, 2.0, 100.0]).unwrap().median, 3.0);
         assert_eq!(Spread::of(&[]), None);
+    }
+
+    #[test]
+    fn a_median_is_at_least_what_it_is_if_a_sample_up_to_it_is() {
+        let spread = Spread::of(&[1.0, 2.0, 3.0]).unwrap();
+        let at_least = |least: &[f64]| spread.clone().at_least(least).at_least;
+        assert!(at_least(&[2.0]) && at_least(&[1.0, 3.0]));
+        assert!(!at_least(&[]) && !at_least(&[3.0]));
+        assert!(Spread::of(&[1.0, 2.0]).unwrap().at_least(&[2.0]).at_least, "both are the middle");
     }
 
     #[test]
