@@ -20,11 +20,11 @@ pub struct Options {
     /// The daemon's configuration; written if it does not exist
     #[arg(long, value_name = "FILE", default_value = "veil.toml")]
     config: PathBuf,
-    /// How datagrams are carried: auto, udp or xdp
-    #[arg(long)]
+    /// How datagrams are carried
+    #[arg(long, value_parser = ["auto", "udp", "xdp"])]
     link: Option<String>,
-    /// How the work is spread: auto, single or pipeline
-    #[arg(long)]
+    /// How the work is spread
+    #[arg(long, value_parser = ["auto", "single", "pipeline"])]
     threads: Option<String>,
 }
 
