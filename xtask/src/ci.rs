@@ -116,13 +116,16 @@ fn ebpf() -> Result<()> {
         if same { "is" } else { "differs in bytes from" }
     );
     needs_namespaces().context("it builds, and was not loaded")?;
-    let mut tests = crate::cargo();
-    tests.env("VEIL_STEER_OBJECT", object);
-    if forbids_skipping() {
-        tests.env(test::NO_SKIP, "1");
-    }
-    tests.args(["test", "--package", "veil-tests", "--test", "steering", "--", "by_aya", "by_libbpf"]);
-    finish(tests)
+    let tests = || {
+        let mut tests = crate::cargo();
+        tests.env("VEIL_STEER_OBJECT", &object);
+        if forbids_skipping() {
+            tests.env(test::NO_SKIP, "1");
+        }
+        tests.args(["test", "--package", "veil-tests", "--test", "steering"]);
+        tests
+    };
+    test::chosen(tests, &["by_aya", "by_libbpf"])
 }
 
 fn cargo(arguments: &[&str]) -> Result<()> {

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::ci::{Skipped, lacking_tool};
 use crate::needs::nightly_has;
+use crate::test::chosen;
 
 const PIPELINE: &[&str] = &["--test", "pipeline"];
 
@@ -91,7 +92,15 @@ pub fn miri() -> Result<()> {
     };
     finds(cargo("veil-pipeline").args(PIPELINE), "planted_race", "Data race detected")?;
     finds(cargo("veil-pipeline").args(PIPELINE), "planted_leak", "memory leaked")?;
-    FOR_MIRI.iter().try_for_each(|(package, tests)| passes(cargo(package).args(["--lib", "--"]).args(*tests)))
+    for (package, tests) in FOR_MIRI {
+        let of_library = || {
+            let mut cargo = cargo(package);
+            cargo.arg("--lib");
+            cargo
+        };
+        chosen(of_library, tests).with_context(|| format!("of {package}"))?;
+    }
+    Ok(())
 }
 
 /// Runs the test that does on purpose what is looked for: `finding` must be said of it.

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: builds `veil`, then runs every test of the workspace against that very program.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -76,12 +76,33 @@ pub fn sweep() {
 
 /// The random sequences of the protocol tests alone, as many as a change must survive before it is taken.
 pub fn many_cases() -> Result<()> {
-    let mut cargo = crate::cargo();
-    cargo.env("VEIL_CASES", MANY);
-    cargo.args(["test", "--workspace", "--test", "protocol", "random_operations"]);
-    let status = cargo.status().context("starting cargo test")?;
-    ensure!(status.success(), "one of {MANY} random sequences fails");
+    let cargo = || {
+        let mut cargo = crate::cargo();
+        cargo.env("VEIL_CASES", MANY).args(["test", "--workspace", "--test", "protocol"]);
+        cargo
+    };
+    chosen(cargo, &["random_operations"]).with_context(|| format!("{MANY} random sequences"))
+}
+
+/// Runs the tests that `cargo` would run and whose names contain one of `filters`; further arguments of test programs may
+/// be among these. Each filter must find a test, since one that finds none any more would let everything pass.
+pub fn chosen(cargo: impl Fn() -> Command, filters: &[&str]) -> Result<()> {
+    let mut list = cargo();
+    let listed = list.args(["--", "--list"]).stderr(Stdio::inherit()).output().context("starting cargo")?;
+    ensure!(listed.status.success(), "the tests cannot be listed ({})", listed.status);
+    let listed = String::from_utf8_lossy(&listed.stdout);
+    let idle = finding_none(filters, &listed);
+    ensure!(idle.is_empty(), "no test has {} in its name", idle.join(" or "));
+    let status = cargo().arg("--").args(filters).status().context("starting cargo")?;
+    ensure!(status.success(), "failed ({status})");
     Ok(())
+}
+
+/// The filters that find nothing among what `--list` prints: "NAME: test", one a line.
+fn finding_none<'a>(filters: &[&'a str], listed: &str) -> Vec<&'a str> {
+    let names: Vec<&str> = listed.lines().filter_map(|line| line.strip_suffix(": test")).collect();
+    let words = filters.iter().copied().filter(|filter| !filter.starts_with("--"));
+    words.filter(|filter| !names.iter().any(|name| name.contains(filter))).collect()
 }
 
 /// The daemons of the kernel tests and of the key memory test in the threading mode that this machine does not choose by
@@ -135,4 +156,21 @@ fn command(options: &Options) -> Result<Command> {
     }
     cargo.args(&options.cargo);
     Ok(cargo)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_that_finds_no_test_is_noticed() {
+        let listed =
+            "frame::tests::a_frame_comes_home: test\nhistogram::tests::ends: test\n\n2 tests, 0 benchmarks\n";
+        assert!(finding_none(&["frame::", "histogram::", "--skip=ends"], listed).is_empty());
+        assert_eq!(
+            finding_none(&["frame::", "counter::", "benchmarks"], listed),
+            ["counter::", "benchmarks"]
+        );
+        assert_eq!(finding_none(&["frame::"], ""), ["frame::"]);
+    }
 }
