@@ -7,6 +7,7 @@ use super::figures::{
     raw_xdp_key, small_key,
 };
 use super::results::Results;
+use super::stats::Spread;
 
 /// One median divided by another, or one that is compared with its bar only.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -112,15 +113,17 @@ impl List<'_> {
     }
 
     fn ratio(&mut self, names: [&str; 2], keys: [&str; 2], title: String, bar: Option<Bar>) {
-        let [value, to] = [0, 1].map(|side| self.median(names[side], keys[side]));
-        if let Some((value, to)) = value.zip(to).filter(|(_, to)| *to > 0.0) {
-            self.add(names[0], title, value / to, "x", bar);
+        let [value, to] = [0, 1].map(|side| self.spread(names[side], keys[side]));
+        // By what may be too small nobody is judged.
+        let to = to.filter(|to| to.median > 0.0 && !to.at_least);
+        if let Some((value, to)) = value.zip(to) {
+            self.add(names[0], title, value.median / to.median, "x", bar);
         }
     }
 
     fn alone(&mut self, name: &str, key: &str, unit: &str, bar: Option<Bar>) {
-        if let Some(value) = self.median(name, key) {
-            self.add(name, key.to_owned(), value, unit, bar);
+        if let Some(value) = self.spread(name, key) {
+            self.add(name, key.to_owned(), value.median, unit, bar);
         }
     }
 
@@ -128,8 +131,8 @@ impl List<'_> {
         self.all.push(Comparison { contender: name.to_owned(), title, value, unit: unit.to_owned(), bar });
     }
 
-    fn median(&self, name: &str, key: &str) -> Option<f64> {
-        self.results.contenders.iter().find(|entry| entry.name == name)?.median(key)
+    fn spread(&self, name: &str, key: &str) -> Option<&Spread> {
+        self.results.contenders.iter().find(|entry| entry.name == name)?.figures.get(key)
     }
 }
 
@@ -138,7 +141,6 @@ mod tests {
     use super::*;
     use crate::bench::results::Entry;
     use crate::bench::results::tests::sample;
-    use crate::bench::stats::Spread;
 
     fn set(entry: &mut Entry, key: &str, value: f64) {
         entry.figures.insert(key.to_owned(), Spread::of(&[value; 3]).expect("three samples"));
@@ -161,6 +163,9 @@ mod tests {
         let met: Vec<bool> =
             all.iter().map(|one| one.bar.is_some_and(|bar| bar.is_met_by(one.value))).collect();
         assert_eq!(met, [true, false]);
+        let udp = results.contenders[1].figures.get_mut("segmented-1-forward").unwrap();
+        udp.at_least = true;
+        assert_eq!(comparisons(&results).len(), 1, "nobody is judged by a rate that may be too small");
     }
 
     #[test]
