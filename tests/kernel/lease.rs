@@ -124,6 +124,30 @@ fn a_lease_that_changes_leaves_the_routes_and_the_other_addresses() -> Result<()
     Ok(())
 }
 
+/// IPv6 has an address once, whatever its prefix, and takes the network's route away with it.
+#[test]
+fn a_lease_over_ipv6_may_change_its_prefix() -> Result<()> {
+    if !require_privileges("a_lease_over_ipv6_may_change_its_prefix") {
+        return Ok(());
+    }
+    let lab = Lab::new("lease6")?;
+    let (namespace, other) = (lab.namespace("h")?, lab.namespace("o")?);
+    lab.veth(&namespace, "tun0", &other, "eth0")?;
+    let mut host = Host { namespace, leases: Leases::new("tun0", 1416), now: 0 };
+    for (address, was) in [
+        ("fd08::7/64", None),
+        ("fd08::7/128", Some("fd08::7/64")),
+        ("fd08::8/64", None),
+        ("fd09::8/64", None),
+    ] {
+        let shown = host.give(0, &[address], &["fd08::/64"], None)?;
+        ensure!(shown.contains(address) && was.is_none_or(|was| !shown.contains(was)), "{address}:\n{shown}");
+        let routes = host.namespace.exec(["ip", "-6", "route", "show", "dev", "tun0"])?;
+        ensure!(routes.contains("fd08::/64"), "{address}:\n{routes}");
+    }
+    Ok(())
+}
+
 /// The gateway is reached by nothing but the given address, which its successor is secondary to.
 #[test]
 fn a_lease_that_changes_leaves_the_routes_by_a_gateway() -> Result<()> {

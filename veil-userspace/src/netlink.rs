@@ -50,7 +50,7 @@ impl Netlink {
     pub fn link_index(&mut self, name: &str) -> Result<u32> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        let answers = self.ask(RouteNetlinkMessage::GetLink(message), 0).map_err(|e| {
+        let answers = self.ask(RouteNetlinkMessage::GetLink(message), NLM_F_ACK).map_err(|e| {
             e.told(&format!("cannot find the interface {name}"), "see `ip link` for those there are")
         })?;
         let index = answers.iter().find_map(|answer| match answer {
@@ -289,7 +289,7 @@ impl Netlink {
     fn name(&mut self, index: u32) -> String {
         let mut message = LinkMessage::default();
         message.header.index = index;
-        let answers = self.ask(RouteNetlinkMessage::GetLink(message), 0).unwrap_or_default();
+        let answers = self.ask(RouteNetlinkMessage::GetLink(message), NLM_F_ACK).unwrap_or_default();
         let attributes = answers.iter().filter_map(|answer| match answer {
             RouteNetlinkMessage::NewLink(link) => Some(&link.attributes),
             _ => None,
@@ -301,7 +301,8 @@ impl Netlink {
         name.unwrap_or_else(|| format!("interface {index}"))
     }
 
-    /// Sends one request and collects its answers: one message, an acknowledgement, or a whole dump, which is asked for
+    /// Sends one request and collects its answers, until the acknowledgement (`NLM_F_ACK`) or the end of the dump
+    /// (`NLM_F_DUMP`): `flags` has one of them, so that an answer that cannot be read is not waited for. A dump is asked for
     /// again when the kernel says that its tables changed meanwhile.
     fn ask(&mut self, request: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>, Refused> {
         let mut answers = self.ask_once(request.clone(), flags)?;
@@ -348,9 +349,6 @@ impl Netlink {
                     NetlinkPayload::InnerMessage(inner) => answers.messages.push(inner),
                     _ => {}
                 }
-            }
-            if flags & (NLM_F_ACK | NLM_F_DUMP) == 0 && !answers.messages.is_empty() {
-                return Ok(answers);
             }
         }
     }

@@ -128,10 +128,12 @@ impl Leases {
             [] => Ok(Vec::new()),
             from => netlink.ipv4_routes(index, from),
         };
+        let held = self.addresses.len();
         self.addresses.retain(|net| !ended(net) || !gone(netlink.remove_address(index, *net)));
-        if !from.is_empty() {
+        if self.addresses.len() < held {
             // With an address its secondaries may go, and with the last one all IPv4 routes, whoever made them
-            // (net/ipv4/devinet.c, `__inet_del_ifa`; fib_frontend.c, `fib_inetaddr_event`). Gateways need the addresses.
+            // (net/ipv4/devinet.c, `__inet_del_ifa`; fib_frontend.c, `fib_inetaddr_event`); and IPv6 has an address once,
+            // whatever its prefix. Gateways need the addresses.
             not_added = self.add(&mut netlink, index, &addresses, &[]);
             match through_here {
                 Ok(routes) => {
