@@ -132,7 +132,9 @@ pub struct Handshakes {
     meter: LoadMeter,
     initiations: VecDeque<(Path, Vec<u8>)>,
     responses: VecDeque<(Path, Vec<u8>)>,
-    /// Whose next initiation is to be made. One step makes one: each is curve work, and thousands may be due at once.
+    /// Whose next initiation is to be made. One step makes one: each is curve work, and thousands may be due at once. What
+    /// is likely to be answered goes before what was tried in vain.
+    due_first: VecDeque<PeerId>,
     due: VecDeque<PeerId>,
     deadlines: Deadlines,
     drops: Arc<DropCounters>,
@@ -164,6 +166,7 @@ impl Handshakes {
             meter: LoadMeter::default(),
             initiations: VecDeque::new(),
             responses: VecDeque::new(),
+            due_first: VecDeque::new(),
             due: VecDeque::new(),
             deadlines: Deadlines::new(peers.len()),
             drops: Default::default(),
@@ -237,7 +240,8 @@ impl Handshakes {
 
     /// Whether something waits for [`step`](Self::step).
     pub fn has_work(&self) -> bool {
-        !self.initiations.is_empty() || !self.responses.is_empty() || !self.due.is_empty()
+        let due = !self.due_first.is_empty() || !self.due.is_empty();
+        due || !self.initiations.is_empty() || !self.responses.is_empty()
     }
 
     /// A bounded part of what waits: one response to us finished, one initiation of ours made, up to 64 of others taken

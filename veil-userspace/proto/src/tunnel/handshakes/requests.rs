@@ -28,15 +28,15 @@ impl Handshakes {
         peer.heard_at = path.or(peer.heard_at);
         let request = Request { number, started: now.mono, retry_at: now.mono, attempts: 0, pending: None };
         peer.request = Some(request);
-        if peer.has_endpoint && peer.path(0).is_none() {
+        if peer.has_endpoint && peer.addresses.is_empty() {
             out.resolve.push_back(peer_id);
         }
-        self.due.push_back(peer_id);
+        self.due_first.push_back(peer_id);
     }
 
     /// Makes the first initiation that is due.
     pub(super) fn attempt_one(&mut self, now: Now, entropy: &mut dyn Entropy, out: &mut HandshakeOutput) {
-        while let Some(peer_id) = self.due.pop_front() {
+        while let Some(peer_id) = self.due_first.pop_front().or_else(|| self.due.pop_front()) {
             // Meanwhile the request may have been answered, or another one been made.
             let request = self.peers.get(peer_id.index()).and_then(|peer| peer.request.as_ref());
             if request.is_some_and(|request| request.retry_at <= now.mono) {
@@ -103,7 +103,7 @@ impl Handshakes {
         peer.addresses = addresses;
         if let Some(request) = peer.request.as_mut().filter(|request| request.pending.is_none()) {
             request.retry_at = now.mono;
-            self.due.push_back(peer_id);
+            self.due_first.push_back(peer_id);
         }
     }
 
@@ -123,7 +123,9 @@ impl Handshakes {
                 if peer.has_endpoint {
                     out.resolve.push_back(peer_id);
                 }
-                self.due.push_back(peer_id);
+                let brought_forward = peer.brought_forward_at == Some(request.retry_at);
+                let due = if brought_forward { &mut self.due_first } else { &mut self.due };
+                due.push_back(peer_id);
             }
         }
     }
