@@ -76,10 +76,12 @@ impl Mirrored {
 }
 
 const OUR_PORT: u16 = 4433;
+/// One that every kernel has rules for.
+const OUR_DSCP: u8 = 4;
 const THEIR_PORT: u16 = 4434;
 
 fn resolve(mirror: &mut NextHops, to: IpAddr, from: Option<IpAddr>) -> Result<Hop, Unresolved> {
-    mirror.resolve(SocketAddr::new(to, THEIR_PORT), from, OUR_PORT)
+    mirror.resolve(SocketAddr::new(to, THEIR_PORT), from, OUR_PORT, OUR_DSCP)
 }
 
 fn ip(namespace: &Namespace, words: &str) -> Result<()> {
@@ -135,6 +137,8 @@ fn a_rule_is_seen() -> Result<()> {
             (format!("ipproto udp sport {OUR_PORT}"), true),
             (format!("ipproto udp dport {THEIR_PORT}"), true),
             (format!("ipproto tcp dport {THEIR_PORT}"), false),
+            (format!("tos {:#x}", OUR_DSCP << 2), true),
+            ("tos 0x8".to_owned(), false),
         ] {
             for what in ["add", "del"] {
                 scene.settle()?;

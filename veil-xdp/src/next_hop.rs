@@ -151,8 +151,8 @@ impl NextHops {
         self.version
     }
 
-    /// Where a UDP datagram to `remote`, from `local` if that is given and from `port`, goes next. Asks the kernel: for once
-    /// per path and version.
+    /// Where a UDP datagram to `remote`, from `local` if that is given and from `port`, with the code point `dscp`, goes next.
+    /// Asks the kernel: for once per path and version.
     ///
     /// # Errors
     /// Why that is not known; leave such a datagram to a UDP socket.
@@ -161,12 +161,13 @@ impl NextHops {
         remote: SocketAddr,
         local: Option<IpAddr>,
         port: u16,
+        dscp: u8,
     ) -> Result<Hop, Unresolved> {
         // IPv6 answers for any source (net/ipv6/route.c), so whether it is this host's still is looked up here.
         if local.is_some_and(|local| !self.tables.is_local(local)) {
             return Err(Unresolved::NoRoute);
         }
-        let route = self.requests.route(remote, local, port).ok_or(Unresolved::NoRoute)?;
+        let route = self.requests.route(remote, local, port, dscp).ok_or(Unresolved::NoRoute)?;
         if !route.unicast {
             return Err(Unresolved::NotUnicast);
         }

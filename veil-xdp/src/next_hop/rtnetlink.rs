@@ -110,13 +110,14 @@ impl Requests {
         Ok(complete)
     }
 
-    /// The route of a UDP datagram from `port` to `remote`; `None` if there is none. Rules may ask for the protocol and the
-    /// ports (ip-rule(8)), and so may the choice between several next hops.
-    pub fn route(&mut self, remote: SocketAddr, local: Option<IpAddr>, port: u16) -> Option<Route> {
+    /// The route of a UDP datagram from `port` to `remote`, with this code point; `None` if there is none. Rules may ask for
+    /// all of it (ip-rule(8)), and so may the choice between several next hops.
+    pub fn route(&mut self, remote: SocketAddr, local: Option<IpAddr>, port: u16, dscp: u8) -> Option<Route> {
         let ip = remote.ip();
         let mut message = RouteMessage::default();
         message.header.address_family = family(ip);
         message.header.destination_prefix_length = bits(ip);
+        message.header.tos = dscp << 2;
         message.attributes.push(RouteAttribute::Destination(ip.into()));
         if let Some(local) = local.filter(|local| local.is_ipv4() == ip.is_ipv4()) {
             message.header.source_prefix_length = bits(local);

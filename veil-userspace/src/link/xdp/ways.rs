@@ -49,12 +49,14 @@ pub struct Ways {
     ways: HashMap<Path, Way>,
     interface: u32,
     port: u16,
+    dscp: u8,
     udp_checksum: bool,
 }
 
 impl Ways {
     pub fn new(settings: &Settings) -> Self {
-        Ways { ways: HashMap::new(), interface: 0, port: settings.port, udp_checksum: settings.udp_checksum }
+        let Settings { port, dscp, udp_checksum, .. } = *settings;
+        Ways { ways: HashMap::new(), interface: 0, port, dscp, udp_checksum }
     }
 
     /// The ring is that of another interface; 0 for none.
@@ -92,7 +94,7 @@ impl Ways {
             self.ways.entry(*path).or_insert(Way { version: 0, ring: None, on_ring: false, detour: false });
         if way.version != version {
             way.version = version;
-            way.ring = resolve(path, mirror, self.interface, self.port, self.udp_checksum);
+            way.ring = resolve(path, mirror, self.interface, (self.port, self.dscp), self.udp_checksum);
             if way.ring.is_none() && way.on_ring {
                 way.on_ring = false;
                 counters.moves_to_socket.fetch_add(1, Relaxed);
@@ -127,11 +129,11 @@ fn resolve(
     path: &Path,
     mirror: &mut NextHops,
     interface: u32,
-    port: u16,
+    (port, dscp): (u16, u8),
     udp_checksum: bool,
 ) -> Option<RingWay> {
     let remote = path.remote();
-    let hop = match mirror.resolve(remote, path.local(), port) {
+    let hop = match mirror.resolve(remote, path.local(), port, dscp) {
         Ok(hop) if hop.interface == interface => hop,
         Ok(_) => return None,
         Err(why) => {
