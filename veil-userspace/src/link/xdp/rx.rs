@@ -32,8 +32,11 @@ const CALLS_PER_LOOK: u32 = 16;
 /// The receiving end of an AF_XDP link.
 pub struct XdpRx {
     udp: UdpRx,
-    /// UDP_GRO is on wherever it does no harm.
+    /// Whether UDP_GRO is to be on wherever it does no harm.
     gro: bool,
+    /// It does harm, and is to be off when nothing joined waits any more: the kernel tells the size of what was joined only
+    /// while it is on.
+    gro_ends: bool,
     lane: Option<RxLane>,
     /// Lanes that the supervisor has made; `None` takes the last one back.
     lanes: Receiver<Option<RxLane>>,
@@ -66,6 +69,7 @@ impl XdpRx {
         Ok(XdpRx {
             udp,
             gro,
+            gro_ends: false,
             lane: None,
             lanes,
             ready,
@@ -85,7 +89,12 @@ impl XdpRx {
             self.lane = None;
             if self.gro {
                 // What the kernel joins for the socket comes to a generic program joined, and is no datagram there.
-                self.udp.set_gro(!lane.as_ref().is_some_and(|lane| lane.generic));
+                self.gro_ends = lane.as_ref().is_some_and(|lane| lane.generic);
+                if self.gro_ends {
+                    self.udp_ready = true;
+                } else {
+                    self.udp.set_gro(true);
+                }
             }
             let Some(lane) = lane else { continue };
             self.moderation.watch(lane.sockets.iter().map(AsFd::as_fd), &self.ready);
@@ -236,6 +245,10 @@ impl LinkRx for XdpRx {
             got.runs += received.runs;
             got.datagrams += received.datagrams;
             self.udp_ready = received.more;
+            if self.gro_ends && !self.udp_ready {
+                self.gro_ends = false;
+                self.udp.set_gro(false);
+            }
         }
         more |= self.udp_ready;
         got.more = more;
