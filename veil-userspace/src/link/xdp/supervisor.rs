@@ -199,6 +199,10 @@ impl Supervisor {
     /// Forgets that it was tried in vain when what was in the way may be gone.
     fn see_if_free(&mut self) {
         let Some((index, _)) = self.tried else { return };
+        // Without a carrier it is in vain, and when that is back again is heard of.
+        if !self.mirror.link(index).is_some_and(|link| link.running) {
+            return;
+        }
         if self.held && matches!(holder(index), Ok(None)) {
             // Its sockets may hold the queues a little longer.
             (self.held, self.tries) = (false, TRIES);
