@@ -313,8 +313,10 @@ fn a_link_without_batches_carries_as_well() -> Result<()> {
     tunnel.ping()?;
     inner_transfers(&tunnel)?;
     let counters = [show(&tunnel.left)?, show(&tunnel.right)?].map(|shown| shown["counters"].clone());
-    for (side, on) in [(0, 0), (1, 1)] {
-        ensure!(counters[side]["gso"] == on && counters[side]["gro"] == on, "{:#}", counters[side]);
+    // A generic program would be given what the kernel joins for the socket.
+    let generic = std::env::var("VEIL_LINK").is_ok_and(|link| link == "xdp-generic");
+    for (side, gso, gro) in [(0, 0, 0), (1, 1, u64::from(!generic))] {
+        ensure!(counters[side]["gso"] == gso && counters[side]["gro"] == gro, "{:#}", counters[side]);
     }
     tunnel.assert_conserved()
 }
