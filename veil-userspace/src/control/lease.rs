@@ -118,15 +118,14 @@ impl Leases {
         let mut gone = |result: Result<()>| result.map_err(|error| refused.push(error)).is_ok();
         self.routes.retain(|net| routes.contains(net) || !gone(netlink.remove_route(index, *net)));
         let ended = |net: &IpNet| !addresses.contains(net);
-        let from: Vec<IpAddr> = self
-            .addresses
-            .iter()
-            .filter(|net| ended(net) && net.addr.is_ipv4())
-            .map(|net| net.addr)
-            .collect();
-        let through_here = match from.as_slice() {
-            [] => Ok(Vec::new()),
-            from => netlink.ipv4_routes(index, from),
+        let through_here = match self.addresses.iter().any(|net| ended(net) && net.addr.is_ipv4()) {
+            true => {
+                // One that stays with another prefix may still be sent from.
+                let stays = |ip: &IpAddr| addresses.iter().any(|net| net.addr == *ip);
+                let gone = self.addresses.iter().map(|net| net.addr).filter(|ip| !stays(ip));
+                netlink.ipv4_routes(index, &gone.collect::<Vec<_>>())
+            }
+            false => Ok(Vec::new()),
         };
         let held = self.addresses.len();
         self.addresses.retain(|net| !ended(net) || !gone(netlink.remove_address(index, *net)));
