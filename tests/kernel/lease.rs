@@ -165,6 +165,11 @@ fn a_lease_that_changes_leaves_the_routes_by_a_gateway() -> Result<()> {
     let shown = host.give(0, &["10.8.0.9/24"], &[], None)?;
     ensure!(shown.contains("10.8.0.9/24") && !shown.contains("10.8.0.7"), "{shown}");
     ensure!(shown.contains("192.168.0.0/16 via 10.8.0.1"), "{shown}");
+    // Sent from an address that stays with another prefix.
+    host.namespace.exec(["ip", "route", "add", "192.168.9.0/24", "via", "10.8.0.1", "src", "10.8.0.9"])?;
+    let shown = host.give(0, &["10.8.0.9/25"], &[], None)?;
+    ensure!(shown.contains("10.8.0.9/25") && !shown.contains("10.8.0.9/24"), "{shown}");
+    ensure!(shown.contains("192.168.9.0/24 via 10.8.0.1"), "{shown}");
     Ok(())
 }
 
