@@ -17,7 +17,7 @@ pub use aead::{AeadKey, OpenError, Suite, Suites, TAG_LEN, aead_decrypt, aead_en
 pub use header::HeaderKey;
 pub use kdf::{hkdf_expand, hkdf_extract, hkdf_sha256, hmac_sha256, sha256};
 pub use keys::{KeyError, KeyPair, LowOrder, NetworkSecret, PrivateKey, Psk, PublicKey, SharedSecret};
-pub use wipe::{scrub_stack, scrubbed, secure_zero};
+pub use wipe::{scrub_shallow_stack, scrub_stack, scrubbed, scrubbed_shallow, secure_zero};
 
 use crate::entropy::Entropy;
 use zeroize::Zeroizing;

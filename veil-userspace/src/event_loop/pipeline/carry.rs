@@ -5,7 +5,7 @@
 //! back. While more comes than RX could carry like that, it wakes them, and the three work side by side.
 
 use anyhow::Result;
-use veil_proto::crypto::scrubbed;
+use veil_proto::crypto::scrubbed_shallow;
 
 use super::Bells;
 use super::parked::Parked;
@@ -34,8 +34,11 @@ impl<S: LinkTx, W: TunWrite> Others<'_, S, W> {
         process.get_up();
         tx.get_up();
         // What the ciphers leave of their keys on this stack must not outlive a session that another thread wipes.
-        scrubbed(|| process.turn(now()));
-        tx.turn();
+        // Scrubbed once the packet is on its way.
+        scrubbed_shallow(|| {
+            process.turn(now());
+            tx.turn();
+        });
         // What there is left to do is for their own threads.
         let tx_sleeps = tx.lies_down() && !tx.is_blocked();
         let process_sleeps = process.lies_down()?;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use veil_proto::crypto::{scrub_stack, scrubbed};
+use veil_proto::crypto::{scrub_shallow_stack, scrubbed};
 use veil_proto::thread_checker::ThreadChecker;
 use veil_proto::time::MILLISECOND;
 use veil_proto::tunnel::{ToHandshakes, ToSessions};
@@ -109,7 +109,7 @@ impl PipelineProcessor {
                 }
                 if stage.works_off()? && !bell.is_stopping() {
                     // Nor does anything of a session stay here that RX may wipe meanwhile.
-                    scrub_stack();
+                    scrub_shallow_stack();
                     drop(stage);
                     bell.sleep(None);
                     stage = parked.fetch();
