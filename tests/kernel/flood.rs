@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use veil_lab::{Daemon, Heard, Lab, Namespace, Node, Spoofer, ping, require_privileges};
+use veil_lab::{Daemon, Ear, Heard, Lab, Namespace, Node, Spoofer, ping, require_privileges};
 use veil_proto::Entropy;
 use veil_proto::crypto::{HeaderKey, NetworkSecret, PublicKey};
 use veil_proto::handshake::envelope::EnvelopeKey;
@@ -190,6 +190,7 @@ impl Flood {
 
 struct Attacker {
     wire: Spoofer,
+    ear: Ear,
     knows: Knows,
     envelope: EnvelopeKey,
     header: HeaderKey,
@@ -204,6 +205,7 @@ impl Attacker {
         let secret = NetworkSecret::default();
         Ok(Attacker {
             wire: Spoofer::new()?,
+            ear: Ear::new()?,
             knows,
             envelope: EnvelopeKey::derive(server, &secret),
             header: HeaderKey::derive(server, &secret),
@@ -253,7 +255,7 @@ impl Attacker {
 
     /// Looks at all that has come back by now.
     fn listen(&mut self) -> Result<()> {
-        while let Some(heard) = self.wire.hear()? {
+        while let Some(heard) = self.ear.hear()? {
             let length = check(&heard, &self.header, &self.lengths)?;
             self.outcome.replies += 1;
             self.outcome.reply_bytes += length;

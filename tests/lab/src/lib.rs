@@ -35,7 +35,7 @@ pub use node::{Keys, Node};
 pub use ping::{Ping, ping};
 pub use privileges::{is_root, privileges, require_privileges, require_program};
 pub use program::{has_program, run, terminate};
-pub use spoofer::{Heard, Spoofer};
+pub use spoofer::{Ear, Heard, Spoofer};
 pub use sys::{set_udp_segment, signal, uninterrupted};
 pub use transfer::Transfer;
 

@@ -1,7 +1,7 @@
 //! An attacker's end of a wire: UDP datagrams from whatever IPv4 address it likes, and an ear for what comes back.
 //!
 //! What comes back is heard before the namespace's own stack looks whether it is for it, so that nobody there answers
-//! for addresses that are nobody's.
+//! for addresses that are nobody's. The ear is apart: each packet that enters passes by it, heard or not.
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
@@ -14,12 +14,17 @@ const IPV4_HEADER: usize = 20;
 const UDP_HEADER: usize = 8;
 const UDP: u8 = 17;
 
-/// Sends from any address and hears every answer, in one namespace.
+/// Sends from any address, in one namespace.
 #[derive(Debug)]
 pub struct Spoofer {
     sender: UdpSocket,
-    listener: UdpSocket,
     packet: Vec<u8>,
+}
+
+/// Hears every packet that enters one namespace.
+#[derive(Debug)]
+pub struct Ear {
+    listener: UdpSocket,
     heard: Vec<u8>,
 }
 
@@ -35,12 +40,10 @@ pub struct Heard<'a> {
 }
 
 impl Spoofer {
-    /// Sockets in the calling thread's namespace (see [`Namespace::enter`](crate::Namespace::enter)); they stay there.
+    /// A socket in the calling thread's namespace (see [`Namespace::enter`](crate::Namespace::enter)); it stays there.
     pub fn new() -> Result<Spoofer> {
         let sender = sys::packet_sender().context("opening a raw socket (needs CAP_NET_RAW)")?;
-        let listener = sys::packet_listener().context("opening a packet socket (needs CAP_NET_RAW)")?;
-        listener.set_nonblocking(true)?;
-        Ok(Spoofer { sender, listener, packet: Vec::new(), heard: vec![0; 1 << 16] })
+        Ok(Spoofer { sender, packet: Vec::new() })
     }
 
     /// Sends `payload` in one unfragmented packet that claims to come from `from`.
@@ -64,6 +67,15 @@ impl Spoofer {
         packet.extend([0, 0]);
         packet.extend(payload);
         self.sender.send_to(packet, SocketAddrV4::new(*to.ip(), 0)).map(drop)
+    }
+}
+
+impl Ear {
+    /// A socket in the calling thread's namespace; it stays there.
+    pub fn new() -> Result<Ear> {
+        let listener = sys::packet_listener().context("opening a packet socket (needs CAP_NET_RAW)")?;
+        listener.set_nonblocking(true)?;
+        Ok(Ear { listener, heard: vec![0; 1 << 16] })
     }
 
     /// The next packet that came in, if there is one by now.
