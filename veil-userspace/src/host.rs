@@ -7,15 +7,30 @@
 
 use ring::rand::{SecureRandom, SystemRandom};
 use veil_proto::{Entropy, Now, Tai64n};
+use zeroize::{Zeroize, Zeroizing};
 
-/// The system's random source (`getrandom`).
-pub struct SystemEntropy(SystemRandom);
+/// The longest draw that comes from the store: nonces, indices, hash keys.
+const SMALL: usize = 16;
+/// Bytes drawn for them by one system call.
+const STORE: usize = 512;
+
+/// The system's random source (`getrandom`). Keys are drawn from it alone. What is small comes from a store that is wiped as
+/// it is used: each initiation of a flood asks for a nonce, and a system call for it is a good part of what it costs.
+pub struct SystemEntropy {
+    system: SystemRandom,
+    store: Box<Zeroizing<[u8; STORE]>>,
+    left: usize,
+}
 
 impl SystemEntropy {
-    /// A handle on the system's random source; costs nothing.
+    /// A handle on the system's random source, from which nothing is drawn yet.
     pub fn new() -> Self {
-        SystemEntropy(SystemRandom::new())
+        SystemEntropy { system: SystemRandom::new(), store: Box::new(Zeroizing::new([0; STORE])), left: 0 }
     }
+}
+
+fn draw(system: &SystemRandom, out: &mut [u8]) {
+    system.fill(out).expect("the kernel's random source gives no bytes");
 }
 
 impl Default for SystemEntropy {
@@ -27,7 +42,18 @@ impl Default for SystemEntropy {
 impl Entropy for SystemEntropy {
     /// Panics when the kernel gives no random bytes: nothing may go on without them.
     fn fill(&mut self, out: &mut [u8]) {
-        self.0.fill(out).expect("the kernel's random source gives no bytes");
+        if out.len() > SMALL {
+            return draw(&self.system, out);
+        }
+        if self.left < out.len() {
+            draw(&self.system, self.store.as_mut_slice());
+            self.left = STORE;
+        }
+        let rest = self.left - out.len();
+        let drawn = &mut self.store[rest..self.left];
+        out.copy_from_slice(drawn);
+        drawn.zeroize();
+        self.left = rest;
     }
 }
 
@@ -52,6 +78,7 @@ fn clock(id: libc::clockid_t) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::HashSet;
 
     #[test]
     fn both_clocks_go_forward() {
@@ -62,8 +89,21 @@ mod tests {
     }
 
     #[test]
-    fn two_fills_differ() {
+    fn no_bytes_are_given_twice_however_many_are_asked_for_at_once() {
+        let (mut entropy, mut given) = (SystemEntropy::new(), HashSet::new());
+        for len in (8..=2 * SMALL).cycle().take(1000) {
+            let mut out = vec![0; len];
+            entropy.fill(&mut out);
+            assert!(out.windows(8).all(|bytes| given.insert(bytes.to_owned())), "{out:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_given_is_not_kept() {
         let mut entropy = SystemEntropy::new();
-        assert_ne!(entropy.next_u64(), entropy.next_u64());
+        let given = entropy.next_u64().to_le_bytes();
+        let (left, used) = entropy.store.split_at(entropy.left);
+        assert!(left.len() == STORE - 8 && used == [0; 8] && given != [0; 8]);
+        assert!(!left.windows(8).any(|bytes| bytes == given));
     }
 }
