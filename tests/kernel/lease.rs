@@ -207,3 +207,35 @@ fn a_daemon_takes_the_lease_it_asks_for_and_no_other() -> Result<()> {
     }
     Ok(())
 }
+
+/// A host that knows a server's key and where it is, and has everything else from it.
+#[test]
+fn a_daemon_gives_a_peer_what_its_configuration_offers() -> Result<()> {
+    if !require_privileges("a_daemon_gives_a_peer_what_its_configuration_offers") {
+        return Ok(());
+    }
+    let mut hosts = Hosts::new("giver", Outer::V4)?;
+    let Hosts { left, right, .. } = &mut hosts;
+    let lines = left.config.lines().map(|line| match line.split(" = ").next() {
+        Some("addresses") => "addresses = []\n".to_owned(),
+        Some("allowed-ips") => "allowed-ips = [\"10.8.0.0/24\", \"10.60.0.0/16\"]\n".to_owned(),
+        _ => format!("{line}\n"),
+    });
+    left.config = lines.collect::<String>() + "persistent-keepalive = 1\nlease = true\n";
+    right.config += "offer = { addresses = [\"10.8.0.1/24\"], routes = [\"10.60.0.0/16\"], mtu = 1300 }\n";
+    let tunnel = hosts.start()?;
+    let left = &tunnel.hosts.left;
+    let shown = || -> Result<String> {
+        let interface = left.interface.as_str();
+        let addresses = left.namespace.exec(["ip", "address", "show", "dev", interface])?;
+        Ok(addresses + &left.namespace.exec(["ip", "route", "show", "dev", interface])?)
+    };
+    let start = std::time::Instant::now();
+    let wanted = ["inet 10.8.0.1/24", "mtu 1300", "10.60.0.0/16"];
+    while !wanted.iter().all(|wanted| shown().is_ok_and(|shown| shown.contains(wanted))) {
+        ensure!(start.elapsed() < PATIENCE, "{}{}", shown()?, tunnel.left.log());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    ping(&left.namespace, "10.8.0.2", PATIENCE)?;
+    tunnel.assert_conserved()
+}

@@ -6,6 +6,7 @@
 
 mod check;
 mod endpoint;
+mod offer;
 mod raw;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use std::path::Path;
 use std::time::Duration;
 use veil_proto::allowed_ips::IpNet;
 use veil_proto::crypto::{NetworkSecret, PrivateKey, Psk, PublicKey, Suite};
+use veil_proto::mux::Config as Lease;
 
 /// Some ten thousand peers.
 const CONFIG_MAX: usize = 4 << 20;
@@ -101,6 +103,8 @@ pub struct PeerConfig {
     pub cipher: Option<Suite>,
     /// The peer may give this end addresses, routes and the like, within its allowed IPs.
     pub lease: bool,
+    /// What this end gives the peer, if it asks for a lease.
+    pub offer: Option<Lease>,
 }
 
 /// Which link carries the datagrams.

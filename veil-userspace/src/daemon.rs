@@ -362,6 +362,7 @@ fn protocol(
     rekey_after: Option<std::time::Duration>,
     entropy: &mut dyn Entropy,
 ) -> (Handshakes, Sessions) {
+    let offers: Vec<_> = peers.iter().map(|peer| peer.offer.clone()).collect();
     let settings: Vec<PeerSettings> = peers
         .into_iter()
         .map(|peer| PeerSettings {
@@ -376,7 +377,12 @@ fn protocol(
         .collect();
     heap::for_peers(settings.len());
     let keys = KeyPair::from_private(private_key);
-    let sessions = Sessions::new(&keys.public, &network_secret, &settings, rekey_after.map(nanos));
+    let mut sessions = Sessions::new(&keys.public, &network_secret, &settings, rekey_after.map(nanos));
+    for (n, offer) in offers.into_iter().enumerate() {
+        if let Some(offer) = offer {
+            sessions.offer(PeerId(n as u32), offer);
+        }
+    }
     let identity = Identity::new(keys, network_secret);
     (Handshakes::new(identity, &settings, entropy), sessions)
 }

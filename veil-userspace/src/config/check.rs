@@ -2,6 +2,7 @@
 //!
 //! Called by `Config::load` only. Invariant: an error names the line, what is wrong there, and the cure.
 
+use super::offer::{check_owners, offer};
 use super::raw::{Peer, Raw, Source};
 use super::{Config, Endpoint, LinkConfig, LinkMode, PeerConfig, ThreadsChoice, ThreadsConfig, XdpMode};
 use crate::keyfile;
@@ -144,6 +145,7 @@ fn peers(raw: Vec<Spanned<Peer>>, own: &Own<'_>, source: &Source) -> Result<Vec<
     let mut names: HashMap<String, Span> = HashMap::new();
     let mut networks: HashMap<IpNet, String> = HashMap::new();
     let mut endpoints: Vec<(IpAddr, Span, String)> = Vec::new();
+    let mut offers: Vec<Option<Span>> = Vec::new();
     let mut out = Vec::with_capacity(raw.len());
     for item in raw {
         let place = item.span();
@@ -188,8 +190,10 @@ fn peers(raw: Vec<Spanned<Peer>>, own: &Own<'_>, source: &Source) -> Result<Vec<
         {
             endpoints.push((ip.to_canonical(), span, name.clone()));
         }
+        offers.push(spans.offer);
         out.push(peer);
     }
+    check_owners(&out, &offers, own.addresses, source)?;
     for (ip, span, name) in endpoints {
         let inside = |net: &&IpNet| net.prefix != 0 && net.contains(ip);
         let found = out.iter().find_map(|peer| Some((peer, peer.allowed_ips.iter().find(inside)?)));
@@ -214,6 +218,7 @@ struct PeerSpans {
     public_key: Span,
     allowed_ips: Vec<Span>,
     endpoint: Option<Span>,
+    offer: Option<Span>,
 }
 
 fn peer(raw: Peer, source: &Source) -> Result<(PeerConfig, PeerSpans)> {
@@ -242,8 +247,9 @@ fn peer(raw: Peer, source: &Source) -> Result<(PeerConfig, PeerSpans)> {
             format!("allowed-ips of peer `{name}` is empty: list the inner addresses that peer may use");
         return Err(source.error(raw.allowed_ips.span(), text));
     }
-    let allowed_ips =
-        raw.allowed_ips.get_ref().iter().map(|text| allowed_ip(text, source)).collect::<Result<_>>()?;
+    let allowed_ips = raw.allowed_ips.get_ref().iter();
+    let allowed_ips = allowed_ips.map(|text| network(text, "allowed IP", source)).collect::<Result<_>>()?;
+    let offer = raw.offer.as_ref().map(|raw| offer(raw, &name, source)).transpose()?;
     let endpoint = match &raw.endpoint {
         Some(text) => Some(endpoint(text, source)?),
         None => None,
@@ -264,13 +270,13 @@ fn peer(raw: Peer, source: &Source) -> Result<(PeerConfig, PeerSpans)> {
         public_key: key.span(),
         allowed_ips: raw.allowed_ips.get_ref().iter().map(Spanned::span).collect(),
         endpoint: raw.endpoint.as_ref().map(Spanned::span),
+        offer: raw.offer.as_ref().map(Spanned::span),
     };
     let keepalive =
         keepalive.filter(|&seconds: &u16| seconds != 0).map(|seconds| Duration::from_secs(seconds.into()));
-    Ok((
-        PeerConfig { name, public_key, psk, allowed_ips, endpoint, keepalive, cipher, lease: raw.lease },
-        spans,
-    ))
+    let lease = raw.lease;
+    let peer = PeerConfig { name, public_key, psk, allowed_ips, endpoint, keepalive, cipher, lease, offer };
+    Ok((peer, spans))
 }
 
 fn endpoint(text: &Spanned<String>, source: &Source) -> Result<Endpoint> {
@@ -361,7 +367,8 @@ fn listen(text: Option<&Spanned<String>>, source: &Source) -> Result<SocketAddr>
     Ok(listen)
 }
 
-fn addresses(raw: &[Spanned<String>], source: &Source) -> Result<Vec<IpNet>> {
+/// Addresses for an interface, each with its network's prefix length.
+pub fn addresses(raw: &[Spanned<String>], source: &Source) -> Result<Vec<IpNet>> {
     let mut out: Vec<IpNet> = Vec::with_capacity(raw.len());
     for text in raw {
         let shown = text.get_ref();
@@ -389,8 +396,9 @@ fn addresses(raw: &[Spanned<String>], source: &Source) -> Result<Vec<IpNet>> {
     Ok(out)
 }
 
-fn allowed_ip(text: &Spanned<String>, source: &Source) -> Result<IpNet> {
-    Ok(ip_net(text, "allowed IP", source)?.network())
+/// A network; `what` it is, for the error.
+pub fn network(text: &Spanned<String>, what: &str, source: &Source) -> Result<IpNet> {
+    Ok(ip_net(text, what, source)?.network())
 }
 
 fn ip_net(text: &Spanned<String>, what: &str, source: &Source) -> Result<IpNet> {
@@ -422,7 +430,7 @@ fn interface_name(name: &Spanned<String>, key: &str, source: &Source) -> Result<
 }
 
 /// The number at `value`, when it is in `range`; `unit` explains it in the error.
-fn number<N: TryFrom<i64>>(
+pub fn number<N: TryFrom<i64>>(
     value: Option<&Spanned<i64>>,
     key: &str,
     range: RangeInclusive<i64>,

@@ -94,6 +94,20 @@ pub struct Peer {
     pub cipher: Option<Spanned<String>>,
     #[serde(default)]
     pub lease: bool,
+    pub offer: Option<Spanned<Offer>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Offer {
+    #[serde(default)]
+    pub addresses: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub routes: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub dns: Vec<Spanned<String>>,
+    pub mtu: Option<Spanned<i64>>,
+    pub persistent_keepalive: Option<Spanned<i64>>,
 }
 
 /// A string in wiping memory.

@@ -396,6 +396,66 @@ fn an_endpoint_is_reachable_from_outside_the_tunnel() {
 }
 
 #[test]
+fn an_offer_is_what_the_peer_can_use_of_it() {
+    let text = "offer = { addresses = [\"10.8.0.2/24\"], routes = [\"10.60.0.7/16\"], dns = [\"10.8.0.1\"], mtu = 1300, \
+                persistent-keepalive = 25 }\n";
+    let config = Folder::new().load(&with_bob(text)).unwrap_or_else(|e| panic!("{e}"));
+    let offer = config.peers[0].offer.as_ref().unwrap();
+    let shown = |nets: &[IpNet]| nets.iter().map(IpNet::to_string).collect::<Vec<_>>();
+    assert_eq!(
+        (shown(&offer.addresses), shown(&offer.routes)),
+        (vec!["10.8.0.2/24".into()], vec!["10.60.0.0/16".into()])
+    );
+    assert_eq!((offer.dns.len(), offer.mtu, offer.keepalive), (1, Some(1300), Some(25)));
+
+    let refused = |offer: &str| error(&with_bob(&format!("offer = {{ {offer} }}\n")));
+    let many: Vec<_> = (0..17).map(|n| format!("\"10.{n}.0.0/16\"")).collect();
+    let servers = vec!["\"10.8.0.1\""; 200].join(", ");
+    for (offer, wanted) in [
+        (
+            "addresses = [\"10.8.0.3/24\"]",
+            "the address 10.8.0.3 offered to peer `bob` is in none of its allowed IPs, so that what it sends from there \
+             would be dropped: add it to allowed-ips",
+        ),
+        ("addresses = [\"10.8.0.2/33\"]", "address `10.8.0.2/33`: "),
+        ("routes = [\"ten\"]", "route `ten`: "),
+        (
+            &format!("routes = [{}]", many.join(", ")),
+            "the offer to peer `bob` has 17 routes: it would take 16, remove some",
+        ),
+        ("dns = [\"10.8.0.1/32\"]", "dns `10.8.0.1/32` is no IP address: write it like 10.8.0.1 or fd08::1"),
+        (
+            &format!("dns = [{servers}]"),
+            "the offer to peer `bob` is too long for one message: remove some of it",
+        ),
+        ("mtu = 1200", "mtu = 1200 is out of range: choose 1280 to 9000 bytes"),
+        ("persistent-keepalive = 0", "persistent-keepalive = 0 is out of range: "),
+        ("", "the offer to peer `bob` is empty: give something, or remove it"),
+        ("gateway = true", "unknown key `gateway`: remove it or correct it"),
+    ] {
+        let text = refused(offer);
+        assert!(text.starts_with(&format!("veil.toml:8: {wanted}")), "{offer}: {text}");
+    }
+}
+
+#[test]
+fn an_offered_address_is_the_peers_own_and_nobody_elses() {
+    let offering = |allowed: &str, addresses: &str| {
+        format!("allowed-ips = [\"{allowed}\"]\noffer = {{ addresses = [\"{addresses}\"] }}\n")
+    };
+    let text = with_carol(CAROL_PUBLIC, &offering("10.8.0.0/24", "10.8.0.1/24"));
+    let wanted =
+        "veil.toml:12: the address 10.8.0.1 offered to peer `carol` is this machine's own: offer another";
+    assert_eq!(error(&text), wanted);
+    let text = with_carol(CAROL_PUBLIC, &offering("10.8.0.0/24", "10.8.0.2/24"));
+    let wanted = "veil.toml:12: the address 10.8.0.2 offered to peer `carol` is one of peer `bob`, by its allowed IPs: offer \
+                  another";
+    assert_eq!(error(&text), wanted);
+    let text = with_carol(CAROL_PUBLIC, &offering("10.8.0.0/24", "10.8.0.3/24"));
+    assert!(Folder::new().load(&text).is_ok());
+}
+
+#[test]
 fn a_missing_configuration_is_named() {
     let error = format!("{:#}", Config::load(Path::new("/nonexistent/veil.toml")).err().unwrap());
     let wanted = "/nonexistent/veil.toml: cannot read the configuration: check the path given with --config: No such file";
