@@ -16,7 +16,7 @@ use veil_proto::mux::control::Message;
 /// More addresses, or routes, a receiver leaves out.
 const MAX_ENTRIES: usize = 16;
 
-/// The offer to the peer called `name`.
+/// The offer to the peer called `name`. An empty one takes back what was given before.
 pub fn offer(raw: &Spanned<Offer>, name: &str, source: &Source) -> Result<Config> {
     let wrong = |text: String| source.error(raw.span(), text);
     let Offer { addresses: hosts, routes, dns, mtu, persistent_keepalive } = raw.get_ref();
@@ -39,9 +39,6 @@ pub fn offer(raw: &Spanned<Offer>, name: &str, source: &Source) -> Result<Config
                 "the offer to peer `{name}` has {entries} {what}: it would take {MAX_ENTRIES}, remove some"
             )));
         }
-    }
-    if offer == Config::default() {
-        return Err(wrong(format!("the offer to peer `{name}` is empty: give something, or remove it")));
     }
     if Message::Config(offer.clone()).write(&mut Vec::new()).is_err() {
         return Err(wrong(format!(

@@ -408,6 +408,9 @@ fn an_offer_is_what_the_peer_can_use_of_it() {
     );
     assert_eq!((offer.dns.len(), offer.mtu, offer.keepalive), (1, Some(1300), Some(25)));
 
+    let empty = Folder::new().load(&with_bob("offer = {}\n")).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(empty.peers[0].offer, Some(Lease::default()));
+
     let refused = |offer: &str| error(&with_bob(&format!("offer = {{ {offer} }}\n")));
     let many: Vec<_> = (0..17).map(|n| format!("\"10.{n}.0.0/16\"")).collect();
     let servers = vec!["\"10.8.0.1\""; 200].join(", ");
@@ -430,7 +433,6 @@ fn an_offer_is_what_the_peer_can_use_of_it() {
         ),
         ("mtu = 1200", "mtu = 1200 is out of range: choose 1280 to 9000 bytes"),
         ("persistent-keepalive = 0", "persistent-keepalive = 0 is out of range: "),
-        ("", "the offer to peer `bob` is empty: give something, or remove it"),
         ("gateway = true", "unknown key `gateway`: remove it or correct it"),
     ] {
         let text = refused(offer);
