@@ -5,6 +5,7 @@
 use super::PeerConfig;
 use super::check::{addresses, network, number};
 use super::raw::{Offer, Source};
+use crate::control::lease::MAX_ENTRIES;
 use anyhow::Result;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -12,9 +13,6 @@ use toml::Spanned;
 use veil_proto::allowed_ips::{AllowedIps, IpNet};
 use veil_proto::mux::Config;
 use veil_proto::mux::control::Message;
-
-/// More addresses, or routes, a receiver leaves out.
-const MAX_ENTRIES: usize = 16;
 
 /// The offer to the peer called `name`. An empty one takes back what was given before.
 pub fn offer(raw: &Spanned<Offer>, name: &str, source: &Source) -> Result<Config> {

@@ -21,7 +21,7 @@ use crate::netlink::Netlink;
 /// No interface is made narrower than IPv6 allows (RFC 8200 5).
 const MIN_MTU: u16 = 1280;
 /// Addresses, and routes, that one peer may give.
-const MAX_ENTRIES: usize = 16;
+pub const MAX_ENTRIES: usize = 16;
 /// Changes are so far apart, nanoseconds.
 const APART: u64 = 10 * SECOND;
 
