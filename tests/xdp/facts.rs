@@ -45,12 +45,12 @@ fn who_is_on_the_hook_is_named_with_mode_and_process() -> Result<()> {
         let program = Program::attach(INTERFACE, mode)?;
         let facts = Facts::gather(INTERFACE)?;
         let [hook] = facts.nic.hook.as_slice() else { anyhow::bail!("{:?}", facts.nic.hook) };
-        ensure!(hook.mode == expected && Some(hook.program) == program.id(), "{hook:?}");
+        ensure!(hook.mode == expected && hook.program == program.id(), "{hook:?}");
         ensure!(hook.name.as_deref() == Some("veil_steer"), "{hook:?}");
         let me = format!("(pid {})", std::process::id());
         ensure!(hook.processes.iter().any(|process| process.ends_with(&me)), "{hook:?} without {me}");
         ensure!(rung(&facts) == Rung::Udp, "another program is in the way");
-        let ours = Asked { own_program: program.id(), ..ASKED };
+        let ours = Asked { own_program: Some(program.id()), ..ASKED };
         ensure!(best(&rungs(&facts, ours)) == Rung::NativeCopy, "our own program is not");
         drop(program);
         until("the hook to be free", || Ok(Facts::gather(INTERFACE)?.nic.hook.is_empty()))?;

@@ -28,6 +28,14 @@ impl fmt::Display for Holder {
 
 /// The program on the hook of the interface numbered `index`, in the namespace of this thread; `None` if it is free.
 pub fn holder(index: u32) -> io::Result<Option<Holder>> {
+    Ok(program_on(index)?.map(|id| Holder { id, name: program_name(id) }))
+}
+
+/// The same by its number alone, for which one question is enough. It waits for RTNL, which others may hold for long.
+///
+/// # Errors
+/// There is no such interface, or the kernel does not answer.
+pub fn program_on(index: u32) -> io::Result<Option<u32>> {
     let mut link = LinkMessage::default();
     link.header.index = index;
     let mut request = NetlinkMessage::new(
@@ -45,9 +53,7 @@ pub fn holder(index: u32) -> io::Result<Option<Holder>> {
     let (answer, _) = socket.recv_from_full()?;
     let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).map_err(io::Error::other)?;
     match answer.payload {
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
-            Ok(program_id(&link).map(|id| Holder { id, name: program_name(id) }))
-        }
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => Ok(program_id(&link)),
         NetlinkPayload::Error(error) => Err(error.to_io()),
         _ => Err(io::Error::other("no answer about the interface")),
     }

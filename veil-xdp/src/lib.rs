@@ -51,7 +51,7 @@ mod umem;
 
 pub use counters::{RefusedCounters, RxCounters, SocketCounters, TxCounters};
 pub use frame::{HEADROOM, UmemFrame, lost_frames};
-pub use holder::{Holder, holder};
+pub use holder::{Holder, holder, program_on};
 pub use program::{AttachError, AttachMode, Program, SteeringError};
 pub use rx::XskRx;
 pub use settings::{FrameSize, UmemError, UmemSettings};

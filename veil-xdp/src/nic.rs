@@ -81,7 +81,7 @@ fn colons<S: Serializer>(mac: &Option<[u8; 6]>, serializer: S) -> Result<S::Ok, 
     mac.map(mac_text).serialize(serializer)
 }
 
-/// How many receive queues the interface called `name` uses, in the namespace of this thread.
+/// How many receive queues the interface called `name` uses, in the namespace of this thread. Waits for RTNL.
 ///
 /// # Errors
 /// There is no such interface, or its driver does not say.

@@ -106,8 +106,9 @@ pub struct SteeringError {
 pub struct Program {
     interface: String,
     mode: AttachMode,
-    id: Option<u32>,
-    link: OwnedFd,
+    id: u32,
+    /// The program is attached as long as this is open: it must have no duplicate.
+    _link: OwnedFd,
     sockets: XskMap<MapData>,
     config: Array<MapData, [u8; size_of::<SteeringConfig>()]>,
     local: HashMap<MapData, [u8; 16], u8>,
@@ -142,7 +143,7 @@ impl Program {
             interface: name(),
             mode,
             id,
-            link,
+            _link: link,
             sockets,
             config,
             local,
@@ -161,8 +162,8 @@ impl Program {
         self.mode
     }
 
-    /// The kernel's number for the program.
-    pub fn id(&self) -> Option<u32> {
+    /// The kernel's number for the program, by which [`program_on`](crate::program_on) tells whether it is attached still.
+    pub fn id(&self) -> u32 {
         self.id
     }
 
@@ -229,18 +230,6 @@ impl Program {
         Ok(counts)
     }
 
-    /// Whether the program is still on the interface: neither is it gone nor has somebody detached the link.
-    ///
-    /// A few system calls; ask when something has happened, or once a second.
-    pub fn is_attached(&self) -> bool {
-        // The kernel's text about a link names the interface, 0 when there is none (net/core/dev.c,
-        // `bpf_xdp_link_show_fdinfo`).
-        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.link.as_raw_fd()));
-        let index =
-            text.as_deref().unwrap_or_default().lines().find_map(|line| line.strip_prefix("ifindex:"));
-        index.is_some_and(|index| index.trim() != "0")
-    }
-
     fn fail(&self, what: &'static str) -> impl Fn(MapError) -> SteeringError + use<> {
         let interface = self.interface.clone();
         move |error| SteeringError { what, interface: interface.clone(), error }
@@ -249,7 +238,7 @@ impl Program {
 
 impl std::fmt::Debug for Program {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Program({} on {}, {:?})", self.mode.name(), self.interface, self.id)
+        write!(f, "Program({} on {}, {})", self.mode.name(), self.interface, self.id)
     }
 }
 
@@ -271,10 +260,10 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, Box<dyn Error + Send + Sync>> {
     Ok(ebpf.program_mut(PROGRAM).ok_or("the object has no such program")?.try_into()?)
 }
 
-/// The loaded program's descriptor, and its number where the kernel tells.
-fn loaded(ebpf: &mut Ebpf) -> Result<(BorrowedFd<'_>, Option<u32>), Box<dyn Error + Send + Sync>> {
+/// The loaded program's descriptor and number.
+fn loaded(ebpf: &mut Ebpf) -> Result<(BorrowedFd<'_>, u32), Box<dyn Error + Send + Sync>> {
     let program = program(ebpf)?;
-    let id = program.info().ok().map(|info| info.id());
+    let id = program.info()?.id();
     Ok((program.fd()?.as_fd(), id))
 }
 

@@ -4,7 +4,7 @@
 //! on a lower rung, comes by the sockets. A path goes out by the ring ([`XdpTx`]) when the mirror of the kernel's tables
 //! knows its next hop; otherwise by its socket, which is also how the kernel comes to know the hop. Runs go out by the
 //! socket in native copy mode, too, where GSO is cheaper. `ladder` climbs as high as the interface allows, and `supervisor` steps
-//! down and up again while the tunnel runs.
+//! down and up again while the tunnel runs; what the kernel may be long in answering it has `watch` ask, on another thread.
 //!
 //! Packets are copied once between UMEM and wide frames, so that the rest of the daemon sees runs as the UDP link makes
 //! them, and the kernel has its frames back at once. Opening and sealing in the UMEM itself would save the copy.
@@ -19,6 +19,7 @@ mod rx;
 mod status;
 mod supervisor;
 mod tx;
+mod watch;
 mod ways;
 
 pub use rx::XdpRx;
@@ -60,7 +61,7 @@ pub struct Settings {
 /// Puts AF_XDP beside the two ends of a UDP link, as high on the ladder as it goes now.
 ///
 /// # Errors
-/// There is no such interface; the kernel's tables cannot be read; or AF_XDP is `required` and cannot be had, for the
+/// There is no such interface; the kernel's tables cannot be read; the system gives no thread; or AF_XDP is `required` and cannot be had, for the
 /// reasons given.
 pub fn open(settings: Settings, udp_rx: UdpRx, udp_tx: UdpTx) -> Result<(XdpRx, XdpTx, Arc<XdpStatus>)> {
     let mirror = NextHops::open().context("cannot mirror the kernel's routes and neighbours over netlink")?;
@@ -77,7 +78,8 @@ pub fn open(settings: Settings, udp_rx: UdpRx, udp_tx: UdpTx) -> Result<(XdpRx, 
     // Who never sleeps need not be woken less often.
     let moderate = settings.busy_poll.is_none();
     let rx = XdpRx::new(udp_rx, take, ready, moderate, status.clone())?;
-    let mut supervisor = Supervisor::new(settings.clone(), mirror, give, wakers, status.clone());
+    let supervisor = Supervisor::new(settings.clone(), mirror, give, wakers, status.clone());
+    let mut supervisor = supervisor.context("cannot start a thread")?;
     let lane = supervisor.start();
     if settings.required && lane.is_none() {
         bail!("AF_XDP cannot be had on {}: {}", settings.interface, status.reason());

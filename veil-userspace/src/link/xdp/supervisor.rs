@@ -3,9 +3,11 @@
 //! rtnetlink tells of every change. When the interface goes down its sockets are kept and paths go by UDP until it is up
 //! again; when it is gone, everything of AF_XDP is given up until there is one of that name; so it is, to begin with larger
 //! frames, when the MTU outgrows them, or with more sockets, when the NIC has more queues. When somebody has detached the
-//! program, which rtnetlink does not tell and is therefore looked at every second, AF_XDP is given up until the interface
-//! next changes: whoever did it meant it.
+//! program, AF_XDP is given up until the interface next changes: whoever did it meant it.
 //! Each transition is logged with its reason and counted.
+//!
+//! Of the program and the queues rtnetlink does not tell, so they are asked for every second. The kernel may be long in
+//! answering, so that is done by [`Watch`], and packets do not wait for it.
 //!
 //! A queue takes new sockets only when both ends have let go of the old ones, so the sending end is woken when the
 //! receiving end has, and a queue that the kernel has not freed yet is tried again. A hook that somebody else holds is looked
@@ -15,16 +17,16 @@ use super::Settings;
 use super::ladder::{Leave, Reached, RxLane, TxLane, climb};
 use super::ready::Waker;
 use super::status::XdpStatus;
+use super::watch::{News, Question, Watch};
 use std::io;
 use std::net::IpAddr;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use veil_ebpf::SteeringConfig;
+use veil_xdp::FrameSize;
 use veil_xdp::ladder::Rung;
 use veil_xdp::next_hop::{Link, NextHops};
-use veil_xdp::nic::receive_queues;
-use veil_xdp::{FrameSize, holder};
 
 /// How often a queue is tried again that was not free, before it counts as somebody else's.
 const TRIES: u32 = 5;
@@ -54,6 +56,7 @@ pub struct Supervisor {
     receiver: Waker,
     sender: Waker,
     status: Arc<XdpStatus>,
+    watch: Watch,
     /// While there is a lane.
     standing: Option<Standing>,
     paused: bool,
@@ -73,33 +76,39 @@ struct Standing {
     reason: String,
     interface: u32,
     mac: [u8; 6],
+    /// The kernel's number for the program.
+    program: u32,
     /// Of the interface, whether or not each has a socket.
     queues: u32,
     frame_size: FrameSize,
 }
 
 impl Supervisor {
+    /// # Errors
+    /// The system gives no thread for its questions.
     pub fn new(
         settings: Settings,
         mirror: NextHops,
         give: SyncSender<Option<RxLane>>,
         [receiver, sender]: [Waker; 2],
         status: Arc<XdpStatus>,
-    ) -> Self {
-        Supervisor {
+    ) -> io::Result<Self> {
+        let watch = Watch::start(settings.interface.clone(), sender.clone())?;
+        Ok(Supervisor {
             settings,
             mirror,
             give,
             receiver,
             sender,
             status,
+            watch,
             standing: None,
             paused: false,
             tried: None,
             tries: TRIES,
             held: false,
             receiving: Weak::new(),
-        }
+        })
     }
 
     /// The interface whose ring is used; 0 for none.
@@ -131,10 +140,11 @@ impl Supervisor {
         let addresses = self.addresses(index);
         match climb(&self.settings, &link, &addresses) {
             Ok(Reached { rung, frame_size, queues, reason, mut rx, tx, program, sockets }) => {
+                let (mac, id) = (link.mac, program.id());
                 self.status.keep(program, sockets);
                 self.status.stands_on(rung, reason.clone());
-                let mac = link.mac;
-                self.standing = Some(Standing { rung, reason, interface: index, mac, queues, frame_size });
+                self.standing =
+                    Some(Standing { rung, reason, interface: index, mac, program: id, queues, frame_size });
                 (self.paused, self.tried) = (false, None);
                 let (leave, receiving) = Leave::new(self.sender.clone());
                 (rx.leave, self.receiving) = (Some(leave), receiving);
@@ -173,14 +183,9 @@ impl Supervisor {
     /// # Errors
     /// When netlink has broken off.
     pub fn update(&mut self, tick: bool) -> io::Result<Verdict> {
-        let mut changes = self.mirror.update()?;
-        let detached = (changes.links || tick) && self.is_detached();
-        if detached {
-            // An interface that goes away loses the program, too, and has gone down before: that is to be heard first.
-            let since = self.mirror.update()?;
-            changes.links |= since.links;
-            changes.addresses |= since.addresses;
-        }
+        // In this order: an interface that goes away loses the program, too, and that it went down is then known.
+        let news = self.watch.news(self.question());
+        let changes = self.mirror.update()?;
         if changes.addresses
             && let Some(standing) = &self.standing
         {
@@ -190,10 +195,32 @@ impl Supervisor {
                 tracing::warn!("{}: {error}", self.settings.interface);
             }
         }
-        if tick {
+        if news == Some(News::Free) {
+            // Its sockets may hold the queues a little longer.
+            (self.held, self.tries) = (false, TRIES);
+        }
+        if tick || news == Some(News::Free) {
             self.see_if_free();
         }
-        Ok(self.decide(changes.links || tick, detached))
+        let verdict = self.decide(changes.links || tick || news.is_some(), news);
+        if (changes.links || tick)
+            && let Some(question) = self.question()
+        {
+            self.watch.ask(question);
+        }
+        Ok(verdict)
+    }
+
+    /// What is to be known beside what rtnetlink tells, as things stand.
+    fn question(&self) -> Option<Question> {
+        match (&self.standing, &self.tried) {
+            (Some(standing), _) => {
+                let Standing { interface, program, queues, .. } = *standing;
+                Some(Question::Ours { interface, program, queues })
+            }
+            (None, Some((interface, _))) if self.held => Some(Question::Theirs { interface: *interface }),
+            _ => None,
+        }
     }
 
     /// Forgets that it was tried in vain when what was in the way may be gone.
@@ -203,17 +230,13 @@ impl Supervisor {
         if !self.mirror.link(index).is_some_and(|link| link.running) {
             return;
         }
-        if self.held && matches!(holder(index), Ok(None)) {
-            // Its sockets may hold the queues a little longer.
-            (self.held, self.tries) = (false, TRIES);
-        }
         if self.tries > 0 {
             self.tries -= 1;
             self.tried = None;
         }
     }
 
-    fn decide(&mut self, changed: bool, detached: bool) -> Verdict {
+    fn decide(&mut self, changed: bool, news: Option<News>) -> Verdict {
         let index = self.mirror.interface(&self.settings.interface);
         let now = index.and_then(|index| Some((index, self.mirror.link(index)?.clone())));
         match (&self.standing, now) {
@@ -230,24 +253,17 @@ impl Supervisor {
                 self.status.stands_on(Rung::Udp, "the interface is down".into());
                 Verdict::Pause
             }
-            (Some(_), Some((index, link))) if detached => {
+            (Some(_), Some((index, link))) if news == Some(News::Detached) => {
                 self.give_up("somebody has detached the steering program", Some((index, link)))
             }
             (Some(standing), Some((_, link))) if outgrows(&link, standing.frame_size) => {
                 self.give_up("the MTU has outgrown the frames", None)
             }
-            (Some(standing), Some(_))
-                if receive_queues(&self.settings.interface).is_ok_and(|queues| queues != standing.queues) =>
-            {
+            (Some(_), Some(_)) if news == Some(News::OtherQueues) => {
                 self.give_up("the number of its queues has changed", None)
             }
             (Some(_), Some((_, link))) => self.keep(link),
         }
-    }
-
-    /// Whether the steering program is attached no more.
-    fn is_detached(&self) -> bool {
-        self.standing.is_some() && self.status.with_program(|program| program.is_attached()) != Some(true)
     }
 
     /// The interface is as it should be.
@@ -294,7 +310,7 @@ impl Supervisor {
 
 /// Whether an interface has changed since the ladder was tried in vain. That it has lost its carrier, or has it again, is no
 /// change, unless it was what was missing: many a NIC does so by itself when a program comes or goes. Nor is that program,
-/// which may be ours; somebody else's is looked for by [`Supervisor::see_if_free`].
+/// which may be ours; somebody else's is asked for by [`Watch`].
 fn is_worth_another_try(before: &Link, now: &Link) -> bool {
     let carrier_came = now.running && !before.running;
     carrier_came || Link { running: before.running, program: before.program, ..now.clone() } != *before

@@ -30,7 +30,7 @@ const TO_UDP: usize = 128;
 const GSO_PAYS: usize = 4;
 /// Completions of zero-copy make no event: somebody who waits for them looks again after this long, in nanoseconds.
 const COMPLETIONS: u32 = 1_000_000;
-/// How often the supervisor looks at what no event tells.
+/// How often the supervisor has what no event tells asked for.
 const TICK: Duration = Duration::from_secs(1);
 
 /// The sending end of an AF_XDP link.
