@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context, Result, ensure};
 use socket2::SockRef;
 use veil_lab::{Namespace, ping, require_privileges};
-use veil_xdp::next_hop::{Changes, Hop, NextHops, Unresolved};
+use veil_xdp::next_hop::{Changes, Hop, NextHops, Unresolved, refresh};
 
 use crate::wire::{INTERFACE, OURS_V4, OURS_V6, PAIRS, PATIENCE, Wire, until};
 
@@ -153,6 +153,33 @@ fn a_rule_is_seen() -> Result<()> {
 }
 
 /// The route stays as it is, and what it names becomes something else.
+#[test]
+fn a_neighbour_not_heard_of_lately_is_confirmed_when_it_is_refreshed() -> Result<()> {
+    if !require_privileges("a_neighbour_not_heard_of_lately_is_confirmed_when_it_is_refreshed") {
+        return Ok(());
+    }
+    let mut scene = Mirrored::new("stale")?;
+    for family in ["ipv4", "ipv6"] {
+        let soon = format!("net.{family}.neigh.{INTERFACE}.delay_first_probe_time=1");
+        scene.wire.ours.exec(["sysctl", "-qw", &soon])?;
+    }
+    for (_, theirs) in PAIRS {
+        let hop = resolve(&mut scene.mirror, theirs, None).map_err(|why| anyhow::anyhow!("{why}"))?;
+        scene.ip(&format!("neigh change {theirs} dev {INTERFACE} nud stale"))?;
+        scene.until("due", |mirror, _| mirror.is_due(&hop, 1))?;
+        ensure!(!scene.mirror.is_due(&hop, 30_000_000_000), "again already");
+        ensure!(scene.mirror.is_due(&hop, 30_000_000_001));
+        let _inside = scene.wire.ours.enter()?;
+        refresh(hop.interface, theirs)?;
+        until("the neighbour to be confirmed", || {
+            let known = scene.wire.ours.exec(["ip", "neigh", "show", "to", &theirs.to_string()])?;
+            Ok(known.contains("REACHABLE"))
+        })?;
+        scene.until("not due", |mirror, _| !mirror.is_due(&hop, 90_000_000_000))?;
+    }
+    Ok(())
+}
+
 #[test]
 fn a_nexthop_object_that_a_route_names_is_seen() -> Result<()> {
     if !require_privileges("a_nexthop_object_that_a_route_names_is_seen") {

@@ -182,18 +182,19 @@ impl NextHops {
         Ok(Hop { interface, source, source_mac: link.mac, neighbour, neighbour_mac: known.mac, mtu })
     }
 
-    /// Has the kernel confirm a neighbour that it has not heard of lately, at most every 30 s; `now` is in nanoseconds.
-    /// Traffic that passes the kernel by does not tell it that the neighbour is in use.
-    pub fn refresh(&mut self, hop: &Hop, now: u64) {
+    /// Whether it is time to [`refresh`] a neighbour: the kernel has not heard of it lately, and this has not been answered by
+    /// yes for 30 s. `now` is in nanoseconds.
+    pub fn is_due(&mut self, hop: &Hop, now: u64) -> bool {
         let key = (hop.interface, hop.neighbour);
         if !self.tables.neighbours.get(&key).is_some_and(|neighbour| neighbour.stale) {
-            return;
+            return false;
         }
         let last = self.refreshed.entry(key).or_insert(0);
-        if *last == 0 || now.saturating_sub(*last) >= REFRESH_EVERY {
+        let due = *last == 0 || now.saturating_sub(*last) >= REFRESH_EVERY;
+        if due {
             *last = now.max(1);
-            self.requests.use_neighbour(hop.interface, hop.neighbour);
         }
+        due
     }
 
     /// What is known of an interface.
@@ -217,6 +218,15 @@ impl NextHops {
     pub fn local_addresses(&self, interface: u32) -> Vec<IpAddr> {
         self.tables.local_addresses(interface)
     }
+}
+
+/// Has the kernel confirm a neighbour on an interface, in the namespace of this thread: traffic that passes the kernel by
+/// does not tell it that the neighbour is in use. Waits for RTNL, which others may hold for long.
+///
+/// # Errors
+/// The kernel refuses: without the privilege, or without the neighbour. A datagram by the socket will do it then.
+pub fn refresh(interface: u32, neighbour: IpAddr) -> io::Result<()> {
+    Requests::open()?.use_neighbour(interface, neighbour)
 }
 
 /// Readable when something has changed.

@@ -140,7 +140,7 @@ impl Requests {
     }
 
     /// Tells the kernel that a neighbour is in use (`NTF_USE`), so that it confirms a stale one.
-    pub fn use_neighbour(&mut self, interface: u32, neighbour: IpAddr) {
+    pub fn use_neighbour(&mut self, interface: u32, neighbour: IpAddr) -> io::Result<()> {
         let mut message = NeighbourMessage::default();
         message.header.family = family(neighbour);
         message.header.ifindex = interface;
@@ -150,8 +150,7 @@ impl Requests {
             IpAddr::V6(ip) => NeighbourAddress::Inet6(ip),
         }));
         let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
-        // Without the privilege, or without the neighbour, it is not refreshed: a datagram by the socket will do it.
-        let _ = self.ask(RouteNetlinkMessage::NewNeighbour(message), flags, |_| {});
+        self.ask(RouteNetlinkMessage::NewNeighbour(message), flags, |_| {}).map(drop)
     }
 
     /// Sends one request and hands on its answers, until the acknowledgement (`NLM_F_ACK`) or the end of the dump

@@ -26,7 +26,7 @@ use std::time::Duration;
 use veil_ebpf::SteeringConfig;
 use veil_xdp::FrameSize;
 use veil_xdp::ladder::Rung;
-use veil_xdp::next_hop::{Link, NextHops};
+use veil_xdp::next_hop::{Hop, Link, NextHops};
 
 /// How often a queue is tried again that was not free, before it counts as somebody else's.
 const TRIES: u32 = 5;
@@ -209,6 +209,15 @@ impl Supervisor {
             self.watch.ask(question);
         }
         Ok(verdict)
+    }
+
+    /// Has the neighbours among these hops confirmed that the kernel has not heard of lately.
+    pub fn refresh<'a>(&mut self, hops: impl Iterator<Item = &'a Hop>, now: u64) {
+        for hop in hops {
+            if self.mirror.is_due(hop, now) {
+                self.watch.refresh(hop.interface, hop.neighbour);
+            }
+        }
     }
 
     /// What is to be known beside what rtnetlink tells, as things stand.

@@ -113,7 +113,7 @@ impl XdpTx {
             Ok(Verdict::Gone) => self.drop_lane(),
             Err(error) => tracing::warn!("netlink: {error}"),
         }
-        self.ways.refresh(&mut self.supervisor.mirror, now.mono);
+        self.supervisor.refresh(self.ways.hops(), now.mono);
     }
 
     /// Sends `run` from byte `done` on, by the ring. `Err`: where it has to go on when there is room again.

@@ -1,7 +1,7 @@
-//! What no event tells of the interface, asked on a thread of its own.
+//! What no event tells of the interface, asked on a thread of its own; and what the kernel is told of neighbours.
 //!
-//! Each such question waits for RTNL (net/core/rtnetlink.c), one lock for the whole kernel, which others may hold for long,
-//! while containers come and go for instance. The thread that moves packets must not wait with them: its
+//! Both wait for RTNL (net/core/rtnetlink.c), one lock for the whole kernel, which others may hold for long, while
+//! containers come and go for instance. The thread that moves packets must not wait with them: its
 //! [`Supervisor`](super::supervisor::Supervisor) leaves a question here and is woken if the answer is news.
 //!
 //! An answer comes with its question, so that none about an older program is taken for one about a newer. Which program is
@@ -9,8 +9,10 @@
 
 use super::ready::Waker;
 use std::io;
+use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
+use veil_xdp::next_hop::refresh;
 use veil_xdp::nic::receive_queues;
 use veil_xdp::program_on;
 
@@ -56,10 +58,15 @@ impl Question {
     }
 }
 
+enum Errand {
+    Ask(Question),
+    Refresh(u32, IpAddr),
+}
+
 /// The thread; it ends with this.
 pub struct Watch {
     /// `None` tells the thread to end.
-    questions: Option<Sender<Question>>,
+    errands: Option<Sender<Errand>>,
     news: Receiver<(Question, News)>,
     thread: Option<JoinHandle<()>>,
 }
@@ -74,27 +81,47 @@ impl Watch {
     }
 
     fn by(ask: impl Fn(Question) -> Option<News> + Send + 'static, waker: Waker) -> io::Result<Self> {
-        let (questions, asked) = channel();
+        let (errands, waiting) = channel();
         let (tell, news) = channel();
         let thread = Builder::new().name("veil-watch".into()).spawn(move || {
-            while let Ok(question) = asked.recv() {
-                // Of what has come in the meantime, the newest alone matters.
-                let question = asked.try_iter().last().unwrap_or(question);
-                if let Some(news) = ask(question)
+            while let Ok(first) = waiting.recv() {
+                // Of the questions that have come in the meantime, the newest alone matters.
+                let mut newest = None;
+                for errand in std::iter::once(first).chain(waiting.try_iter()) {
+                    match errand {
+                        Errand::Ask(question) => newest = Some(question),
+                        Errand::Refresh(interface, neighbour) => {
+                            if let Err(error) = refresh(interface, neighbour) {
+                                tracing::debug!("{neighbour} is not confirmed: {error}");
+                            }
+                        }
+                    }
+                }
+                if let Some(question) = newest
+                    && let Some(news) = ask(question)
                     && tell.send((question, news)).is_ok()
                 {
                     waker.wake();
                 }
             }
         })?;
-        Ok(Watch { questions: Some(questions), news, thread: Some(thread) })
+        Ok(Watch { errands: Some(errands), news, thread: Some(thread) })
     }
 
     /// Has the question answered; does not wait.
     pub fn ask(&self, question: Question) {
-        if let Some(questions) = &self.questions {
+        self.leave(Errand::Ask(question));
+    }
+
+    /// Has the kernel confirm a neighbour on that interface; does not wait.
+    pub fn refresh(&self, interface: u32, neighbour: IpAddr) {
+        self.leave(Errand::Refresh(interface, neighbour));
+    }
+
+    fn leave(&self, errand: Errand) {
+        if let Some(errands) = &self.errands {
             // The thread is there as long as this is.
-            let _ = questions.send(question);
+            let _ = errands.send(errand);
         }
     }
 
@@ -106,7 +133,7 @@ impl Watch {
 
     /// Waits until what was asked last is answered and the thread has ended.
     fn end(&mut self) {
-        self.questions = None;
+        self.errands = None;
         if let Some(thread) = self.thread.take() {
             // Should it have panicked, that has been said.
             let _ = thread.join();

@@ -116,11 +116,10 @@ impl Ways {
         Ok(ring)
     }
 
-    /// Has the neighbours in use confirmed that the kernel has not heard of lately.
-    pub fn refresh(&self, mirror: &mut NextHops, now: u64) {
-        for ring in self.ways.values().filter(|way| way.on_ring).filter_map(|way| way.ring.as_ref()) {
-            mirror.refresh(&ring.hop, now);
-        }
+    /// The next hops in use that the kernel is not told of by what is sent.
+    pub fn hops(&self) -> impl Iterator<Item = &Hop> {
+        let on_ring = self.ways.values().filter(|way| way.on_ring);
+        on_ring.filter_map(|way| way.ring.as_ref()).map(|ring| &ring.hop)
     }
 }
 
