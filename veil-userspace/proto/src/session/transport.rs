@@ -249,6 +249,7 @@ impl TransportSession {
 
 #[cfg(test)]
 mod tests {
+    use super::super::limits::Limits;
     use super::*;
     use crate::crypto::{NetworkSecret, PublicKey};
 
@@ -263,6 +264,32 @@ mod tests {
         let key = || AeadKey::new(Suite::Aes256Gcm, &[7; 32]);
         let header = HeaderKey::derive(&PublicKey([1; 32]), &NetworkSecret::default());
         (Sealer::new(key(), 5, header), Opener::new(key()))
+    }
+
+    #[test]
+    fn every_datagram_is_charged_to_its_key_at_both_ends() {
+        let (mut sealer, mut opener) = pair();
+        let header = sealer.receiver_header.clone();
+        let mut blocks = 0;
+        for (counter, len) in (0..).zip([0, 1, 16, 17, 1420]) {
+            let mut datagram = vec![9; MIN_DATAGRAM + len];
+            sealer.seal(&mut datagram).expect("a fresh key");
+            header.mask(&mut datagram);
+            assert_eq!(opener.open(counter, &mut datagram), Ok((len, true)));
+            blocks += Limits::of(true).cost(len);
+            assert_eq!((sealer.budget.used(), opener.budget.used()), (blocks, blocks), "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn the_receiver_index_changes_only_from_the_one_in_use_and_never_to_0() {
+        let (mut sealer, _) = pair();
+        for (old, new, applies, index) in
+            [(4, 6, false, 5), (5, 0, false, 5), (5, 6, true, 6), (5, 6, true, 6), (5, 7, false, 6)]
+        {
+            assert_eq!(sealer.redirect(old, new), applies, "from {old} to {new}");
+            assert_eq!(sealer.receiver_index(), index, "from {old} to {new}");
+        }
     }
 
     #[test]
