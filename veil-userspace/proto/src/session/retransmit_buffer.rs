@@ -189,6 +189,43 @@ mod tests {
     }
 
     #[test]
+    fn what_is_acknowledged_before_it_goes_again_does_not_go_again() {
+        let mut buffer = holding(2);
+        due(&mut buffer, 0);
+        assert_eq!(buffer.on_timer(SECOND), Timeout::Retransmit(2));
+        buffer.process_ack(0, 0b1, SECOND).unwrap();
+        assert_eq!(due(&mut buffer, SECOND), [0], "frame 1 is there");
+    }
+
+    #[test]
+    fn an_ack_says_nothing_about_frames_beyond_its_64_bits() {
+        let mut buffer = holding(MAX_OUTSTANDING);
+        due(&mut buffer, 0);
+        buffer.process_ack(MAX_OUTSTANDING as u32, 0, 0).unwrap();
+        (0..MAX_OUTSTANDING).for_each(|n| assert!(buffer.push(&[n as u8])));
+        due(&mut buffer, 0);
+        // One that was long under way: of the frames outstanding now, 64 is its last bit's, and 65 no bit's.
+        for bitmap in [0b1, 0b11, u64::MAX >> 1] {
+            buffer.process_ack(0, bitmap, 0).unwrap();
+            assert_eq!(buffer.outstanding(), MAX_OUTSTANDING, "{bitmap:#x}");
+        }
+    }
+
+    #[test]
+    fn the_timer_runs_from_the_first_frame_and_starts_anew_when_the_oldest_is_acknowledged() {
+        // RFC 6298, 5.1 and 5.3.
+        let mut buffer = holding(2);
+        due(&mut buffer, 0);
+        buffer.push(&[2]);
+        due(&mut buffer, 300 * MILLISECOND);
+        assert_eq!(buffer.deadline(), SECOND, "it runs already");
+        buffer.process_ack(0, 0b10, 400 * MILLISECOND).unwrap();
+        assert_eq!(buffer.deadline(), SECOND, "the oldest is still missing");
+        buffer.process_ack(1, 0, 500 * MILLISECOND).unwrap();
+        assert_eq!(buffer.deadline(), 500 * MILLISECOND + buffer.rtt.timeout());
+    }
+
+    #[test]
     fn only_what_was_sent_once_measures_the_round_trip() {
         let mut buffer = holding(1);
         due(&mut buffer, 0);
@@ -232,6 +269,7 @@ mod tests {
         }
         assert_eq!(tries, MAX_TRIES as usize);
         assert_eq!(buffer.on_timer(u64::MAX), Timeout::NotYet);
+        assert_eq!((buffer.outstanding(), buffer.next_due(u64::MAX)), (0, None));
         assert!(!buffer.push(b"late"), "a dead stream takes nothing");
     }
 
