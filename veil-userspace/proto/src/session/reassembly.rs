@@ -184,6 +184,17 @@ mod tests {
     }
 
     #[test]
+    fn a_piece_that_reaches_into_a_later_one_drops_the_packet_and_so_does_one_that_comes_twice() {
+        for (offset, end) in [(0, 601), (88, 601), (600, 1200)] {
+            let (mut reassembly, whole) = (FragmentReassembly::default(), packet(1500));
+            reassembly.accept(0, false, &piece(9, 600, 1500, &whole[600..1200]), 0).unwrap();
+            let overlap = reassembly.accept(0, false, &piece(9, offset, 1500, &whole[offset..end]), 0);
+            assert_eq!(overlap, Err(DropReason::FragmentConflict), "{offset} to {end}");
+            assert_eq!(reassembly.unfinished(), 0, "{offset} to {end}");
+        }
+    }
+
+    #[test]
     fn pieces_that_disagree_about_total_or_flags_drop_the_packet() {
         for (flags, total) in [(1, 1500), (0, 1501)] {
             let (mut reassembly, whole) = (FragmentReassembly::default(), packet(1501));
