@@ -130,6 +130,33 @@ mod tests {
     }
 
     #[test]
+    fn a_crossed_pair_ends_when_either_slot_is_emptied_or_gets_another_session() {
+        let crossed = || {
+            let mut slots = Slots::default();
+            slots.responder_ready(A);
+            slots.initiator_ready(B);
+            slots
+        };
+        for smaller in [true, false] {
+            let mut slots = crossed();
+            slots.remove(B);
+            assert_eq!(slots.opened(A, smaller), Moved { confirmed: true, retired: None });
+            assert_eq!(slots.current(), Some(A));
+
+            let mut slots = crossed();
+            slots.remove(A);
+            assert_eq!(slots.responder_ready(C), None);
+            assert_eq!(slots.opened(C, smaller), Moved { confirmed: true, retired: None });
+            assert_eq!(slots.current(), Some(C));
+
+            let mut slots = crossed();
+            assert_eq!(slots.responder_ready(C), Some(A));
+            assert_eq!(slots.opened(C, smaller), Moved { confirmed: true, retired: None });
+            assert_eq!(slots.current(), Some(C));
+        }
+    }
+
+    #[test]
     fn a_rekey_after_a_crossing_clears_the_crossed_session() {
         let mut slots = Slots::default();
         slots.responder_ready(A);
