@@ -138,13 +138,27 @@ mod tests {
     use super::*;
     use crate::PeerId;
     use crate::crypto::{AeadKey, HeaderKey, NetworkSecret, PublicKey, Suite};
-    use crate::session::{Opener, Role, Sealer};
+    use crate::session::{Opener, Role, Sealer, SessionRotator};
 
     fn session() -> Box<TransportSession> {
         let key = || AeadKey::new(Suite::Aes256Gcm, &[7; 32]);
         let header = HeaderKey::derive(&PublicKey([1; 32]), &NetworkSecret::default());
         let (sealer, opener) = (Sealer::new(key(), 5, header), Opener::new(key()));
         Box::new(TransportSession::new(PeerId(0), Role::Initiator, 0, 4, sealer, opener))
+    }
+
+    #[test]
+    fn no_index_of_a_session_that_is_gone_leads_to_the_one_in_its_place() {
+        let mut table = SessionTable::default();
+        let id = table.insert(session());
+        table.add_index(6, id);
+        table.get(id).expect("it is there").rotator.rotate(6, 0, 1);
+        assert_eq!(table.remove(id).collect::<Vec<_>>(), [6, 4]);
+        assert_eq!((table.len(), table.remove(id).count()), (0, 0));
+        let mut other = session();
+        other.rotator = SessionRotator::new(7, 0, 1);
+        assert_eq!(table.insert(other), id);
+        assert_eq!([4, 6, 7].map(|index| table.find(index)), [None, None, Some(id)]);
     }
 
     #[test]
