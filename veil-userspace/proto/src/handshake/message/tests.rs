@@ -4,6 +4,7 @@ use super::*;
 use crate::crypto::{NetworkSecret, PublicKey};
 use crate::entropy::testing::Counting;
 use crate::handshake::noise::{MESSAGE_1_OVERHEAD, MESSAGE_2_OVERHEAD};
+use std::collections::HashSet;
 
 const NOISE_1: [u8; MESSAGE_1_OVERHEAD + InitiationPayload::LEN] = [0xa1; _];
 const NOISE_2: [u8; MESSAGE_2_OVERHEAD + ResponsePayload::LEN] = [0xa2; _];
@@ -103,6 +104,21 @@ fn a_response_is_never_longer_than_the_initiation_it_answers() {
         assert_eq!(open_response(&env, &mut datagram), Ok(&NOISE_2[..]));
     }
     assert!(seal_response(&env, &hp, 7, &NOISE_2, MIN_RESPONSE - 1, &mut entropy).is_empty());
+}
+
+#[test]
+fn every_nonce_is_random_and_so_is_mac2_without_a_cookie() {
+    let ((env, ck, hp), mut entropy) = (keys(), Counting(6));
+    let (mut nonces, mut mac2s) = (HashSet::new(), HashSet::new());
+    for _ in 0..100 {
+        let initiation = seal_initiation(&env, &hp, 7, &NOISE_1, None, &mut entropy);
+        let response = seal_response(&env, &hp, 7, &NOISE_2, MAX_HANDSHAKE, &mut entropy);
+        let cookie = seal_cookie_reply(&ck, &hp, 7, &[1; 16], &[2; 16], MAX_HANDSHAKE, &mut entropy);
+        for datagram in [&initiation, &response, &cookie] {
+            assert!(nonces.insert(datagram[HEADER_LEN..HEADER_LEN + NONCE_LEN].to_vec()), "a nonce again");
+        }
+        assert!(mac2s.insert(initiation[initiation.len() - MAC2_LEN..].to_vec()), "the same bytes again");
+    }
 }
 
 #[test]
