@@ -270,3 +270,6 @@ impl Handshakes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
