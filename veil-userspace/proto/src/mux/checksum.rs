@@ -188,9 +188,9 @@ fn field(packet: &mut [u8], start: u16, offset: u16) -> Option<&mut [u8; 2]> {
     packet.get_mut(usize::from(start) + usize::from(offset)..)?.first_chunk_mut()
 }
 
-/// Packets for the tests of this folder.
+/// Packets for tests.
 #[cfg(test)]
-pub(super) mod testing {
+pub(crate) mod testing {
     use super::*;
 
     /// 10.0.0.1 to 10.0.0.2, with a valid header checksum; `options` fill whole words.

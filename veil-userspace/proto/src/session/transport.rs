@@ -241,6 +241,13 @@ impl TransportSession {
         self.checker.assert_here();
     }
 
+    /// As if its keys had been used so much already.
+    #[cfg(test)]
+    pub(crate) fn wear(&mut self, sealed: u64, opened: u64) {
+        self.sealer.budget = Budget::worn(self.sealer.key.suite() == Suite::Aes256Gcm, sealed);
+        self.opener.budget = Budget::worn(self.opener.key.suite() == Suite::Aes256Gcm, opened);
+    }
+
     /// When the session must be wiped, monotonic nanoseconds.
     pub fn expires(&self) -> u64 {
         self.created.saturating_add(REJECT_AFTER)

@@ -383,24 +383,4 @@ impl Sessions {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_peer_owns_a_single_address_unless_another_has_it_too() {
-        let net = |text: &str| IpNet::parse(text).expect("a network");
-        let nets = [
-            [net("10.0.0.1/32"), net("10.0.1.0/24"), net("fd00::1/128")],
-            [net("10.0.0.2/32"), net("fd00::/64"), net("fd00::1/128")],
-        ];
-        let mut table = AllowedIps::new();
-        for (n, nets) in nets.iter().enumerate() {
-            nets.iter().for_each(|&net| _ = table.insert(net, PeerId(n as u32)));
-        }
-        let own = [0, 1].map(|n| Own::of(PeerId(n), &nets[n as usize], &table));
-        let has = |n: usize, text: &str| own[n].has(net(text).addr);
-        assert!(has(0, "10.0.0.1") && has(1, "10.0.0.2") && has(1, "fd00::1"));
-        assert!(!has(0, "fd00::1"), "the second peer has taken it over");
-        assert!(!has(0, "10.0.1.1") && !has(1, "fd00::2"), "networks are the table's business");
-    }
-}
+mod tests;
