@@ -4,16 +4,20 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::*;
 use crate::event_loop::process::ProcessCounters;
-use crate::frame::{Bounded, GSO_TCPV4, GSO_UDP_L4, Inbox, NEEDS_CSUM, SetName, VnetHdr, WideSet};
+use crate::frame::{Bounded, GSO_NONE, GSO_TCPV4, GSO_UDP_L4, Inbox, NEEDS_CSUM, SetName, VnetHdr, WideSet};
 use crate::tun::TunWrite;
 use crate::tun::mem::{MemHost, MemTunTx, tun};
 use crate::tun::offload::testing::{ACK, PSH, Packet, split, unjoined};
 use std::sync::Arc;
 use veil_proto::Tai64n;
 use veil_proto::allowed_ips::IpNet;
-use veil_proto::crypto::{AeadKey, HeaderKey, NetworkSecret, Psk, PublicKey, Suite, Suites, aead_encrypt};
+use veil_proto::crypto::{
+    AeadKey, HeaderKey, NetworkSecret, Psk, PublicKey, Suite, Suites, aead_decrypt, aead_encrypt,
+};
 use veil_proto::handshake::NewSession;
 use veil_proto::handshake::message::{Header, TYPE_DATA};
+use veil_proto::mux::checksum::update;
+use veil_proto::mux::frame::PROBE;
 use veil_proto::peer::PeerSettings;
 use veil_proto::session::{Opener, Role, Sealer, TransportSession};
 use veil_proto::tunnel::{Sessions, ToSessions};
@@ -220,6 +224,46 @@ fn on_a_narrow_path_tcp_is_cut_shorter_and_udp_goes_in_pieces() {
     }
 }
 
+/// What the far end opens of a run's datagrams: the plaintext of each, padding included.
+fn plaintexts(run: &Sealed) -> Vec<Vec<u8>> {
+    let (header, key) = (HeaderKey::derive(&PublicKey([2; 32]), &NetworkSecret::default()), &KEYS[0]);
+    let open = |range: std::ops::Range<usize>| {
+        let mut datagram = run.frame.bytes()[range].to_vec();
+        header.mask(&mut datagram);
+        let counter = Header::parse(&datagram).unwrap().counter;
+        let (head, body) = datagram.split_at_mut(HEADER_LEN);
+        aead_decrypt(&AeadKey::new(SUITE, key), counter, head, body).unwrap().to_vec()
+    };
+    run.ranges().map(open).collect()
+}
+
+#[test]
+fn datagrams_and_probes_are_padded_with_zeros_whatever_was_in_their_frame_before() {
+    let mut tunnel = Tunnel::new();
+    let full = || large(false, 5 * 1364, 1364);
+    let first = tunnel.seal(&[full()]);
+    tunnel.open(first);
+
+    // Of three segments the last is shorter by less than what is padded.
+    let (header, packet) = large(false, 3 * 1364 - 50, 1364);
+    let segments = split(header, &packet);
+    let runs = tunnel.seal(&[(header, packet)]);
+    assert_eq!(datagrams(&runs), [3]);
+    let last = plaintexts(&runs[0]).pop().unwrap();
+    assert_eq!(last.len(), MUX_HEADER + segments[0].len());
+    assert!(last[MUX_HEADER + segments[2].len()..].iter().all(|&byte| byte == 0));
+    tunnel.open(runs);
+
+    // Full datagrams have gone out: a probe as large follows.
+    tunnel.out.on_timer(now());
+    let runs = tunnel.seal(&[]);
+    let probes: Vec<Vec<u8>> = runs.iter().flat_map(plaintexts).filter(|p| p[0] == PROBE).collect();
+    let largest = probes.iter().max_by_key(|probe| probe.len()).unwrap();
+    assert_eq!(largest.len(), MUX_HEADER + segments[0].len());
+    assert!(largest[MUX_HEADER + 5..].iter().all(|&byte| byte == 0));
+    tunnel.open(runs);
+}
+
 #[test]
 fn finished_checksums_cross_whole() {
     let mut tunnel = Tunnel::new();
@@ -232,6 +276,102 @@ fn finished_checksums_cross_whole() {
         let expected: Vec<_> = expected.into_iter().map(|packet| (VnetHdr::NONE, packet)).collect();
         assert_eq!(tunnel.open(runs), expected);
     }
+}
+
+#[test]
+fn a_checksum_is_finished_where_it_may_not_cross_partial() {
+    // Behind IPv4 options, and where the configuration says so.
+    for (ip_options, finishes) in [(vec![1; 4], false), (vec![], true)] {
+        let mut tunnel = Tunnel::new();
+        tunnel.tun.join(false, false);
+        if finishes {
+            tunnel.out.finish_checksums();
+        }
+        for (gso_type, len) in [(GSO_NONE, 1000), (GSO_TCPV4, 3 * 1000)] {
+            let packet = Packet { ip_options: ip_options.clone(), ..Packet::new(false, true, &vec![7; len]) };
+            let csum_start = 20 + ip_options.len() as u16;
+            let (hdr_len, gso_size) = (packet.header_len() as u16, 1000);
+            let header =
+                VnetHdr { flags: NEEDS_CSUM, gso_type, hdr_len, gso_size, csum_start, csum_offset: 16 };
+            let runs = tunnel.seal(&[(header, packet.partial())]);
+            let mut expected = match gso_type {
+                GSO_NONE => vec![packet.partial()],
+                _ => split(header, &packet.partial()),
+            };
+            assert!(expected.iter_mut().all(|packet| finish(packet, csum_start, 16)));
+            let expected: Vec<_> = expected.into_iter().map(|packet| (VnetHdr::NONE, packet)).collect();
+            assert_eq!(tunnel.open(runs), expected);
+        }
+    }
+}
+
+#[test]
+fn packets_of_another_ecn_field_have_a_run_of_their_own_with_it_outside() {
+    let mut tunnel = Tunnel::new();
+    let marked = |tos: u8, (header, mut packet): (VnetHdr, Vec<u8>)| {
+        let before = u16::from_be_bytes([packet[10], packet[11]]);
+        packet[1] = tos;
+        packet[10..12].copy_from_slice(&update(before, 0, tos.into()).to_be_bytes());
+        (header, packet)
+    };
+    let single = || (VnetHdr::NONE, Packet::new(false, false, &[7; 100]).partial());
+    let packets = [
+        marked(ecn::ECT_0, single()),
+        marked(0xb8, single()),
+        marked(0xb8 | ecn::CE, large(true, 3 * 1364, 1364)),
+        marked(ecn::ECT_0, large(true, 2 * 1364, 1364)),
+    ];
+    let runs = tunnel.seal(&packets);
+    let outside: Vec<u8> = runs.iter().map(|run| run.tos).collect();
+    assert_eq!(outside, [ecn::ECT_0, ecn::NOT_ECT, ecn::CE, ecn::ECT_0]);
+    assert_eq!(datagrams(&runs), [1, 1, 3, 2]);
+    tunnel.open(runs);
+    tunnel.assert_conserved();
+}
+
+#[test]
+fn a_run_has_no_more_datagrams_and_bytes_than_one_system_call_takes() {
+    let mut tunnel = Tunnel::new();
+    let single = |len: usize| (VnetHdr::NONE, Packet::new(false, false, &vec![7; len]).partial());
+    let packets: Vec<_> = std::iter::once(large(false, 60 * 800, 800))
+        .chain(std::iter::repeat_with(|| single(800)).take(10))
+        .collect();
+    let runs = tunnel.seal(&packets);
+    assert_eq!(datagrams(&runs), [MAX_DATAGRAMS, 6]);
+    tunnel.open(runs);
+
+    let packets: Vec<_> = std::iter::repeat_with(|| single(1416 - 28)).take(50).collect();
+    let runs = tunnel.seal(&packets);
+    assert_eq!(datagrams(&runs), [MAX_RUN / (1416 + MUX_HEADER + MIN_DATAGRAM), 5]);
+    tunnel.open(runs);
+}
+
+#[test]
+fn a_packet_above_the_mtu_is_refused_and_one_as_large_is_not() {
+    let mut tunnel = Tunnel::new();
+    for (len, refused) in [(MTU, 0), (MTU + 1, 1)] {
+        let packet = Packet::new(false, false, &vec![7; usize::from(len) - 28]).partial();
+        let runs = tunnel.seal(&[(VnetHdr::NONE, packet)]);
+        assert_eq!(runs.len(), 1 - refused, "{len} bytes");
+        assert_eq!(tunnel.counters().drops.of(DropReason::TooBig), refused as u64, "{len} bytes");
+        tunnel.open(runs);
+    }
+    tunnel.assert_conserved();
+}
+
+#[test]
+fn packets_that_waited_in_vain_are_dropped_and_counted() {
+    let mut tunnel = Tunnel::new();
+    tunnel.out = end(0, false);
+    assert!(tunnel.seal(&[large(true, 3 * 1364, 1364)]).is_empty());
+    // Of another request: it says nothing about this one.
+    for (number, waiting) in [(0, 3), (1, 0)] {
+        tunnel.out.handle(ToSessions::GaveUp { peer: PeerId(0), number });
+        assert!(tunnel.seal(&[]).is_empty());
+        assert_eq!(tunnel.counters().waiting.load(Relaxed), waiting);
+        tunnel.assert_conserved();
+    }
+    assert_eq!(tunnel.counters().drops.of(DropReason::NoSession), 3);
 }
 
 #[test]
