@@ -18,6 +18,19 @@ fn a_short_packet_ends_its_group() {
 }
 
 #[test]
+fn a_pushed_packet_ends_its_group_and_stays_pushed() {
+    for v6 in [false, true] {
+        for pushed in 0..4 {
+            let mut packets = flow(Packet::new(v6, true, &[]), &[100; 4]);
+            packets[pushed].flags |= PSH;
+            let written = Host::new().write(&partial(&packets), 1);
+            assert_eq!(written.len(), if pushed == 3 { 1 } else { 2 }, "packet {pushed}");
+            assert_eq!(unjoined(&written), partial(&packets), "packet {pushed}");
+        }
+    }
+}
+
+#[test]
 fn a_group_ends_at_64_kib_and_at_its_number_of_packets() {
     let written = |tcp, size, count| -> Vec<usize> {
         let packets = flow(Packet::new(false, tcp, &[]), &vec![size; count]);
