@@ -193,6 +193,50 @@ fn what_the_kernel_says_holds_at_once_and_is_not_probed_above() {
 }
 
 #[test]
+fn a_probe_above_what_the_kernel_says_is_given_up_and_finds_no_black_hole() {
+    let mut path = PathMtu::new(true);
+    path.sent(1452);
+    path.on_timer(0);
+    let probes = [path.next_request(0), path.next_request(0)].map(|request| request.expect("a probe"));
+    assert_eq!(probes.map(|probe| probe.size), [1452, 0]);
+    path.told(1300, true, 1);
+    // The small one came through; the large one never will.
+    path.reply(probes[1].token, 2);
+    for now in (0..10).map(|n| n * SECOND) {
+        path.on_timer(now);
+        assert_eq!(path.next_request(now), None, "at {now}");
+    }
+    assert_eq!((path.limit(), path.black_holes()), (Some(1272), 0));
+}
+
+#[test]
+fn what_probes_have_found_is_not_unlearned_from_a_larger_size_of_the_kernels() {
+    let mut wire = Wire::new(1352);
+    wire.send(1452, 20 * SECOND);
+    let found = wire.path.limit();
+    assert!(found.is_some_and(|limit| (1336..=1352).contains(&limit)), "{found:?}");
+    let lost = wire.probed.drain(..).filter(|&size| size > 1352).min().expect("some were too large");
+    wire.path.told(1472, true, wire.now);
+    wire.send(1452, 5 * SECOND);
+    assert_eq!(wire.path.limit(), found);
+    assert!(wire.probed.iter().all(|&size| size < lost), "{lost}: {:?}", wire.probed);
+}
+
+#[test]
+fn a_reply_to_a_probe_that_was_not_sent_yet_says_nothing() {
+    for ahead in 0..4 {
+        let mut path = PathMtu::new(true);
+        let first = path.next_token;
+        path.sent(1452);
+        path.on_timer(0);
+        path.reply(first.wrapping_add(ahead), 0);
+        assert_eq!(path.next_request(0).map(|request| request.size), Some(1452), "token {ahead}");
+        assert!(!path.reply(first.wrapping_add(2 + ahead), 0), "of the next try");
+        assert!(path.probe.is_some());
+    }
+}
+
+#[test]
 fn a_reply_to_nothing_outstanding_changes_nothing() {
     let mut path = PathMtu::new(false);
     assert!(!path.reply(0, 0));

@@ -405,6 +405,19 @@ fn what_the_kernel_says_of_an_address_holds_for_the_peers_there_and_no_others() 
 }
 
 #[test]
+fn each_family_of_addresses_has_its_own_least_width() {
+    for (remote, floor) in [("192.0.2.1:4433", 1252), ("[2001:db8::1]:4433", 1232)] {
+        for (len, probed) in [(floor, None), (floor + 1, Some(floor + 1))] {
+            let mut sessions = hearing_itself(Role::Initiator, None);
+            hears_itself(&mut sessions, &Path::to(remote.parse().expect("an address and port")), 0);
+            sessions.seal(PEER, &mut vec![0; len], at(0)).expect("a key to seal under");
+            sessions.on_timer(at(SECOND));
+            assert_eq!(sessions.next_probe(PEER, at(SECOND)).map(|probe| probe.size), probed, "{remote}");
+        }
+    }
+}
+
+#[test]
 fn what_passes_is_counted_to_its_peer() {
     let mut sessions = hearing_itself(Role::Initiator, None);
     sealed(&mut sessions, 0);
