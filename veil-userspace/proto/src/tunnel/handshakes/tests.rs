@@ -216,6 +216,15 @@ fn whatever_becomes_of_an_initiation_its_index_comes_back() {
     a.handle(ToHandshakes::Confirmed(PEER), at(START + 61 * SECOND));
     assert_eq!((a.handshakes.indices_in_use(), a.handshakes.pending.len()), (0, 0));
 
+    // One that nobody answers.
+    a.ask(3, at(START + 100 * SECOND));
+    for n in 1..=20 {
+        a.retry(at(START + 100 * SECOND + n * 5 * SECOND));
+    }
+    assert_eq!((a.handshakes.indices_in_use(), a.handshakes.pending.len()), (0, 0));
+    let given_up = |message: &ToSessions| matches!(message, ToSessions::GaveUp { peer: PEER, number: 3 });
+    assert_eq!(a.out.to_sessions.iter().filter(|message| given_up(message)).count(), 1);
+
     // One that goes nowhere, and one to nobody.
     let mut nowhere = End::new(1, keys(2).public, Terms::default());
     nowhere.ask(1, at(START));

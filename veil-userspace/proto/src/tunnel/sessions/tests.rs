@@ -418,6 +418,24 @@ fn each_family_of_addresses_has_its_own_least_width() {
 }
 
 #[test]
+fn what_still_matters_is_said_in_the_other_session_of_a_crossed_pair_when_it_becomes_current() {
+    // The peer's key is the smaller one.
+    let peer = PeerSettings { public_key: PublicKey([0; 32]), ..settings() };
+    let mut sessions = end(&[peer], None);
+    sessions.begin(PEER, at(0));
+    for (index, role, number) in [(8, Role::Responder, None), (INDEX, Role::Initiator, Some(1))] {
+        let session = session(index, role, 0);
+        sessions.handle(ToSessions::Ready(NewSession { session, path: there(), number }));
+    }
+    sessions.offer(PEER, Config::default());
+    assert_eq!((current(&mut sessions).rotator.index(), sessions.unacknowledged(PEER)), (INDEX, Some(1)));
+    let mut keepalive = [0; MIN_DATAGRAM];
+    session(8, Role::Responder, 0).sealer.seal(&mut keepalive).expect("a fresh key");
+    assert!(matches!(sessions.open(&mut keepalive, &there(), at(0)), Inbound::Data(_)));
+    assert_eq!((current(&mut sessions).rotator.index(), sessions.unacknowledged(PEER)), (8, Some(1)));
+}
+
+#[test]
 fn what_passes_is_counted_to_its_peer() {
     let mut sessions = hearing_itself(Role::Initiator, None);
     sealed(&mut sessions, 0);
