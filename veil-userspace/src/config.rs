@@ -10,6 +10,7 @@ mod offer;
 mod raw;
 #[cfg(test)]
 mod tests;
+mod values;
 
 pub use endpoint::Endpoint;
 

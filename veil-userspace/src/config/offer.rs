@@ -3,8 +3,8 @@
 //! Called by `check`. Invariant: an offer fits one control message, and its addresses are the peer's to use.
 
 use super::PeerConfig;
-use super::check::{addresses, network, number};
 use super::raw::{Offer, Source};
+use super::values::{addresses, network, number};
 use crate::control::lease::MAX_ENTRIES;
 use anyhow::Result;
 use std::net::IpAddr;
