@@ -17,7 +17,7 @@ const DNS: u8 = 3;
 const MTU: u8 = 4;
 const KEEPALIVE: u8 = 5;
 
-/// What a lease consists of; what is absent is left as it is.
+/// What a lease consists of, whole: what is absent is given no more.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// Inner addresses for the receiver, with the prefix length of the network they are in.
@@ -28,7 +28,7 @@ pub struct Config {
     pub dns: Vec<IpAddr>,
     /// Largest inner packet, bytes.
     pub mtu: Option<u16>,
-    /// Persistent keepalive interval, seconds; 0 switches it off.
+    /// Persistent keepalive interval, seconds; 0 as if it were absent: what the receiver has configured counts.
     pub keepalive: Option<u16>,
 }
 

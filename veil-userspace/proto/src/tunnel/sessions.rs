@@ -166,6 +166,8 @@ struct Peer {
     keepalive_at: u64,
     unanswered_at: u64,
     persistent_at: u64,
+    /// As configured, and as it is now, which a lease may change.
+    own_keepalive: Option<NonZeroU64>,
     keepalive_every: Option<NonZeroU64>,
     own: Own,
     path_mtu: PathMtu,
@@ -298,6 +300,7 @@ impl Sessions {
                 quiet_until: 0,
                 wanted: false,
                 asked_at: None,
+                own_keepalive: settings.keepalive.and_then(NonZeroU64::new),
                 keepalive_every: settings.keepalive.and_then(NonZeroU64::new),
                 flagged: false,
                 handshake_at: None,

@@ -320,7 +320,7 @@ fn tries_take_the_addresses_in_turn_where_the_peer_was_heard_first_and_none_twic
 }
 
 #[test]
-fn no_more_responses_wait_than_64_or_than_are_awaited() {
+fn no_more_than_64_responses_wait_where_one_is_awaited() {
     let mut a = End::new(1, keys(2).public, Terms::default());
     a.resolved(vec![address(2)], at(START));
     a.ask(1, at(START));

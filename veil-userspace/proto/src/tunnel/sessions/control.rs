@@ -94,9 +94,10 @@ impl Sessions {
         config.addresses.retain(own);
         config.routes.retain(own);
         let every = config.keepalive.and_then(|seconds| NonZeroU64::new(u64::from(seconds) * SECOND));
-        if every.is_some() {
+        let every = every.or(peer.own_keepalive);
+        if peer.keepalive_every != every {
             peer.keepalive_every = every;
-            peer.persistent_at = 0;
+            peer.persistent_at = every.map_or(NEVER, |_| 0);
             self.deadlines.no_later_than(peer_id.0, peer.persistent_at);
         }
         if peer.lease.replace(config).is_none() {

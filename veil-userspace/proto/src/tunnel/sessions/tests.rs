@@ -275,30 +275,38 @@ fn a_peer_that_has_closed_its_session_is_owed_nothing_and_not_called_again() {
 }
 
 #[test]
-fn a_lease_may_set_the_keepalive_interval_and_0_leaves_it_as_it_is() {
-    let allowed_ips = vec![IpNet::parse("10.0.0.1/32").expect("a network")];
-    let peer = PeerSettings { lease: true, allowed_ips, ..settings() };
-    let mut sessions = in_session(end(&[peer], None), Role::Initiator);
-    sessions.next_flagged();
-    let session = sessions.peers[PEER.index()].slots.current().expect("a session");
-    let opened = Opened { peer: PEER, session, len: 1 };
-    let give = |sessions: &mut Sessions, sequence: u32, seconds: u16, now: u64| {
-        let mut payload = sequence.to_le_bytes().to_vec();
-        let config = Config { keepalive: Some(seconds), ..Config::default() };
-        Message::Config(config).write(&mut payload).expect("it is short");
-        assert_eq!(sessions.accept_control(opened, &payload, at(now)), Ok(()));
-    };
-    let owed = |sessions: &mut Sessions, now: u64| {
-        sessions.on_timer(at(now));
-        sessions.next_flagged().is_some()
-    };
-    give(&mut sessions, 0, 0, 0);
-    assert!(!owed(&mut sessions, 60 * SECOND), "none was configured");
-    give(&mut sessions, 1, 5, 60 * SECOND);
-    assert!(owed(&mut sessions, 60 * SECOND), "the first at once");
-    assert!(!owed(&mut sessions, 65 * SECOND - 1) && owed(&mut sessions, 65 * SECOND));
-    give(&mut sessions, 2, 0, 66 * SECOND);
-    assert!(!owed(&mut sessions, 70 * SECOND - 1) && owed(&mut sessions, 70 * SECOND));
+fn a_lease_may_set_the_keepalive_interval_and_without_one_that_of_the_configuration_counts() {
+    for own in [None, Some(25)] {
+        let allowed_ips = vec![IpNet::parse("10.0.0.1/32").expect("a network")];
+        let keepalive = own.map(|seconds| seconds * SECOND);
+        let peer = PeerSettings { lease: true, allowed_ips, keepalive, ..settings() };
+        let mut sessions = in_session(end(&[peer], None), Role::Initiator);
+        let session = sessions.peers[PEER.index()].slots.current().expect("a session");
+        let opened = Opened { peer: PEER, session, len: 1 };
+        let give = |sessions: &mut Sessions, sequence: u32, keepalive: Option<u16>, now: u64| {
+            let mut payload = sequence.to_le_bytes().to_vec();
+            let config = Config { keepalive, ..Config::default() };
+            Message::Config(config).write(&mut payload).expect("it is short");
+            assert_eq!(sessions.accept_control(opened, &payload, at(now * SECOND)), Ok(()));
+        };
+        // How long after `now`, in seconds, a datagram is owed next; it is looked at every second.
+        let owed = |sessions: &mut Sessions, now: u64| {
+            (0..=30).find(|seconds| {
+                sessions.on_timer(at((now + seconds) * SECOND));
+                sessions.next_flagged().is_some()
+            })
+        };
+        owed(&mut sessions, 0);
+        for (n, (given, now)) in [(5, 35), (0, 70), (5, 105)].into_iter().enumerate() {
+            give(&mut sessions, n as u32, Some(given), now);
+            let every = if given == 0 { own } else { Some(given.into()) };
+            assert_eq!(owed(&mut sessions, now), every.map(|_| 0), "{own:?}: {given} s, the first at once");
+            assert_eq!(owed(&mut sessions, now + 1), every.map(|every| every - 1), "{own:?}: {given} s");
+        }
+        give(&mut sessions, 3, None, 140);
+        owed(&mut sessions, 140);
+        assert_eq!(owed(&mut sessions, 141), own.map(|every| every - 1), "{own:?}: none given any more");
+    }
 }
 
 #[test]
