@@ -47,7 +47,9 @@ impl Question {
         on_hook: io::Result<Option<u32>>,
         receive_queues: impl FnOnce() -> io::Result<u32>,
     ) -> Option<News> {
-        let on_hook = on_hook.ok()?;
+        let on_hook = on_hook
+            .inspect_err(|error| tracing::debug!("the kernel does not say what is on the hook: {error}"))
+            .ok()?;
         match self {
             Question::Ours { program, .. } if on_hook != Some(program) => Some(News::Detached),
             Question::Ours { queues, .. } => {
@@ -181,9 +183,8 @@ mod tests {
     #[test]
     fn who_asks_does_not_wait_for_the_kernel_and_hears_what_is_newest() {
         let ready = Ready::new().unwrap();
-        // Taken first, it keeps the thread from answering, as whoever holds RTNL does.
+        // As long as it is held the thread does not answer, as if somebody held RTNL.
         static RTNL: Mutex<()> = Mutex::new(());
-        let held = RTNL.lock().unwrap();
         let (about, asked) = channel();
         let ask = move |question| {
             about.send(question).unwrap();
@@ -191,6 +192,7 @@ mod tests {
             (question != OURS).then_some(News::Free)
         };
         let mut watch = Watch::by(ask, ready.waker()).unwrap();
+        let held = RTNL.lock().unwrap();
         watch.ask(OURS);
         assert_eq!(asked.recv(), Ok(OURS));
         for interface in 0..=3 {
