@@ -12,7 +12,7 @@ use veil_tests::assert_conserved;
 use veil_userspace::control::lease::Leases;
 
 use crate::peer_by_hand::{DAEMON, PeerByHand};
-use crate::tunnel::{Hosts, Outer, PATIENCE};
+use crate::tunnel::{Hosts, Outer, PATIENCE, Tunnel};
 
 /// Far enough apart for each change to be put into force.
 const STEP: u64 = 60 * SECOND;
@@ -208,34 +208,45 @@ fn a_daemon_takes_the_lease_it_asks_for_and_no_other() -> Result<()> {
     Ok(())
 }
 
-/// A host that knows a server's key and where it is, and has everything else from it.
+/// A host that knows a server's key and where it is, and has everything else from it, as long as it is offered.
 #[test]
-fn a_daemon_gives_a_peer_what_its_configuration_offers() -> Result<()> {
-    if !require_privileges("a_daemon_gives_a_peer_what_its_configuration_offers") {
+fn a_daemon_gives_a_peer_what_its_configuration_offers_and_takes_it_back() -> Result<()> {
+    if !require_privileges("a_daemon_gives_a_peer_what_its_configuration_offers_and_takes_it_back") {
         return Ok(());
     }
     let mut hosts = Hosts::new("giver", Outer::V4)?;
     let Hosts { left, right, .. } = &mut hosts;
     let lines = left.config.lines().map(|line| match line.split(" = ").next() {
         Some("addresses") => "addresses = []\n".to_owned(),
-        Some("allowed-ips") => "allowed-ips = [\"10.8.0.0/24\", \"10.60.0.0/16\"]\n".to_owned(),
+        // Of which nothing is a route of the host's own.
+        Some("allowed-ips") => "allowed-ips = [\"0.0.0.0/0\"]\n".to_owned(),
         _ => format!("{line}\n"),
     });
     left.config = lines.collect::<String>() + "persistent-keepalive = 1\nlease = true\n";
     right.config += "offer = { addresses = [\"10.8.0.1/24\"], routes = [\"10.60.0.0/16\"], mtu = 1300 }\n";
-    let tunnel = hosts.start()?;
-    let left = &tunnel.hosts.left;
-    let shown = || -> Result<String> {
-        let interface = left.interface.as_str();
-        let addresses = left.namespace.exec(["ip", "address", "show", "dev", interface])?;
-        Ok(addresses + &left.namespace.exec(["ip", "route", "show", "dev", interface])?)
+    let Tunnel { left: taker, right: giver, mut hosts } = hosts.start()?;
+    let (host, interface) = (&hosts.left.namespace, hosts.left.interface.as_str());
+    let until = |all: bool| -> Result<()> {
+        let start = std::time::Instant::now();
+        loop {
+            let addresses = host.exec(["ip", "address", "show", "dev", interface])?;
+            let shown = addresses + &host.exec(["ip", "route", "show", "dev", interface])?;
+            if ["inet 10.8.0.1/24", "mtu 1300", "10.60.0.0/16"].iter().all(|it| shown.contains(it) == all) {
+                return Ok(());
+            }
+            ensure!(start.elapsed() < PATIENCE, "{shown}{}", taker.log());
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
     };
-    let start = std::time::Instant::now();
-    let wanted = ["inet 10.8.0.1/24", "mtu 1300", "10.60.0.0/16"];
-    while !wanted.iter().all(|wanted| shown().is_ok_and(|shown| shown.contains(wanted))) {
-        ensure!(start.elapsed() < PATIENCE, "{}{}", shown()?, tunnel.left.log());
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    ping(&left.namespace, "10.8.0.2", PATIENCE)?;
-    tunnel.assert_conserved()
+    until(true)?;
+    ping(host, "10.8.0.2", PATIENCE)?;
+    assert_conserved(&giver)?;
+    giver.stop()?;
+
+    let offer = hosts.right.config.find("offer").expect("it was put there");
+    hosts.right.config.replace_range(offer.., "offer = {}\n");
+    let giver = hosts.right.start()?;
+    until(false)?;
+    assert_conserved(&giver)?;
+    assert_conserved(&taker).map(drop)
 }

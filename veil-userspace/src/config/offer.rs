@@ -5,7 +5,7 @@
 use super::PeerConfig;
 use super::raw::{Offer, Source};
 use super::values::{addresses, network, number};
-use crate::control::lease::MAX_ENTRIES;
+use crate::control::lease::{MAX_ENTRIES, is_ordinary};
 use anyhow::Result;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -31,6 +31,18 @@ pub fn offer(raw: &Spanned<Offer>, name: &str, source: &Source) -> Result<Config
             source,
         )?,
     };
+    let nets = offer.addresses.iter().chain(&offer.routes);
+    for (net, text) in nets.zip(hosts.iter().chain(routes)) {
+        if !is_ordinary(*net) {
+            return Err(source.error(
+                text.span(),
+                format!(
+                    "{net}, offered to peer `{name}`, is taken by no host: it is the default route, or stays on a host or \
+                     its wire, remove it"
+                ),
+            ));
+        }
+    }
     for (what, entries) in [("addresses", offer.addresses.len()), ("routes", offer.routes.len())] {
         if entries > MAX_ENTRIES {
             return Err(wrong(format!(

@@ -396,7 +396,7 @@ fn an_endpoint_is_reachable_from_outside_the_tunnel() {
 }
 
 #[test]
-fn an_offer_is_what_the_peer_can_use_of_it() {
+fn an_offer_is_read_in_full_and_what_is_wrong_with_it_is_said() {
     let text = "offer = { addresses = [\"10.8.0.2/24\"], routes = [\"10.60.0.7/16\"], dns = [\"10.8.0.1\"], mtu = 1300, \
                 persistent-keepalive = 25 }\n";
     let config = Folder::new().load(&with_bob(text)).unwrap_or_else(|e| panic!("{e}"));
@@ -422,6 +422,11 @@ fn an_offer_is_what_the_peer_can_use_of_it() {
         ),
         ("addresses = [\"10.8.0.2/33\"]", "address `10.8.0.2/33`: "),
         ("routes = [\"ten\"]", "route `ten`: "),
+        (
+            "routes = [\"10.60.0.0/16\", \"0.0.0.0/0\"]",
+            "0.0.0.0/0, offered to peer `bob`, is taken by no host: ",
+        ),
+        ("addresses = [\"fe80::2/64\"]", "fe80::2/64, offered to peer `bob`, is taken by no host: "),
         (
             &format!("routes = [{}]", many.join(", ")),
             "the offer to peer `bob` has 17 routes: it would take 16, remove some",

@@ -89,6 +89,7 @@ impl Leases {
         }
         self.changed = false;
         self.not_before = now + APART;
+        let endpoints: Vec<IpAddr> = endpoints.collect();
         // Here and not in `take`: a peer that keeps changing its mind does not fill the log.
         for held in self.held.values_mut().filter(|held| !held.told) {
             held.told = true;
@@ -96,8 +97,13 @@ impl Leases {
             if held.left_out > 0 {
                 tracing::warn!("lease from {}: {} entries too many, left out", held.name, held.left_out);
             }
+            let nets = held.lease.addresses.iter().chain(&held.lease.routes);
+            let unfit: Vec<_> = nets.filter(|net| !fits(**net, &endpoints)).map(IpNet::to_string).collect();
+            if !unfit.is_empty() {
+                let why = "left out: no tunnel's business, or where a peer is reached";
+                tracing::warn!("lease from {}: {} {why}", held.name, unfit.join(", "));
+            }
         }
-        let endpoints: Vec<IpAddr> = endpoints.collect();
         if let Err(error) = self.change(&endpoints) {
             tracing::warn!("leases: {error:#}");
         }
@@ -106,8 +112,7 @@ impl Leases {
     fn change(&mut self, endpoints: &[IpAddr]) -> Result<()> {
         let mut netlink = Netlink::open()?;
         let index = netlink.link_index(&self.interface)?;
-        let fit =
-            |net: &IpNet| is_ordinary(*net) && !endpoints.iter().any(|&endpoint| net.contains(endpoint));
+        let fit = |net: &IpNet| fits(*net, endpoints);
         let all = |of: fn(&Config) -> &[IpNet]| -> Vec<IpNet> {
             self.held.values().flat_map(|held| of(&held.lease)).copied().filter(fit).collect()
         };
@@ -181,9 +186,14 @@ impl Leases {
     }
 }
 
+/// Whether a host whose peers are at `endpoints` takes this network into its configuration.
+fn fits(net: IpNet, endpoints: &[IpAddr]) -> bool {
+    is_ordinary(net) && !endpoints.iter().any(|&endpoint| net.contains(endpoint))
+}
+
 /// Whether a network can be given at all: no default route (as with allowed IPs, that is the operator's to set), nothing
 /// that stays on the host or the wire.
-fn is_ordinary(net: IpNet) -> bool {
+pub fn is_ordinary(net: IpNet) -> bool {
     let special: [IpNet; 7] = [
         IpNet { addr: [127, 0, 0, 0].into(), prefix: 8 },
         IpNet { addr: [169, 254, 0, 0].into(), prefix: 16 },
