@@ -166,13 +166,13 @@ struct Peer {
     keepalive_at: u64,
     unanswered_at: u64,
     persistent_at: u64,
-    /// As configured, and as it is now, which a lease may change.
-    own_keepalive: Option<NonZeroU64>,
     keepalive_every: Option<NonZeroU64>,
     own: Own,
     path_mtu: PathMtu,
     /// Tokens of probes that are owed a reply.
     probed: VecDeque<u32>,
+    /// `keepalive_every` as configured, which a lease may change.
+    own_keepalive: Option<NonZeroU64>,
     /// What the peer may give us addresses within; nothing, unless it may give us any.
     lease_within: Vec<IpNet>,
     /// What it has given us, for the host's configuration, and when the session was made in which it last gave us any.
