@@ -4,11 +4,8 @@
 
 use super::offer::{check_owners, offer};
 use super::raw::{Peer, Raw, Source};
-use super::values::{
-    addresses, cipher, cores_of, endpoint, interface_name, link_mode, listen, network, number, threads,
-    xdp_mode,
-};
-use super::{Config, Endpoint, LinkConfig, LinkMode, PeerConfig, ThreadsChoice, ThreadsConfig, XdpMode};
+use super::values::{addresses, choice, cipher, cores_of, endpoint, interface_name, listen, network, number};
+use super::{Config, Endpoint, LinkConfig, PeerConfig, ThreadsConfig};
 use crate::keyfile;
 use anyhow::{Context, Result};
 use std::collections::HashMap;
@@ -64,7 +61,7 @@ pub fn config(raw: Raw, source: &Source) -> Result<Config> {
         None => NetworkSecret::default(),
     };
     let link = LinkConfig {
-        mode: raw.link.mode.as_ref().map_or(Ok(LinkMode::Auto), |mode| link_mode(mode, source))?,
+        mode: choice(raw.link.mode.as_ref(), "mode", source)?,
         interface: match &raw.link.interface {
             Some(name) => Some(interface_name(name, "interface", source)?),
             None => None,
@@ -73,11 +70,11 @@ pub fn config(raw: Raw, source: &Source) -> Result<Config> {
             .unwrap_or(0),
         gso: raw.link.gso.unwrap_or(true),
         gro: raw.link.gro.unwrap_or(true),
-        xdp_mode: raw.link.xdp_mode.as_ref().map_or(Ok(XdpMode::Native), |mode| xdp_mode(mode, source))?,
+        xdp_mode: choice(raw.link.xdp_mode.as_ref(), "xdp-mode", source)?,
         udp_checksum: raw.link.udp_checksum.unwrap_or(true),
     };
     let threads = ThreadsConfig {
-        mode: raw.threads.mode.as_ref().map_or(Ok(ThreadsChoice::Auto), |mode| threads(mode, source))?,
+        mode: choice(raw.threads.mode.as_ref(), "mode", source)?,
         cores: raw.threads.cores.map(|cores| cores_of(&cores, source)).transpose()?,
         busy_poll: raw.threads.busy_poll.unwrap_or(false),
         nice: number(raw.threads.nice.as_ref(), "nice", -20..=19, "(-20 is served first)", source)?,

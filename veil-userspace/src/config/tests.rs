@@ -279,6 +279,14 @@ fn words_that_are_not_known_are_told_the_known_ones() {
         error(&interface("[link]\nmode = \"fast\"\n")),
         "veil.toml:5: mode `fast` is unknown: choose auto, udp or xdp"
     );
+    assert_eq!(
+        error(&interface("[link]\nxdp-mode = \"Native\"\n")),
+        "veil.toml:5: xdp-mode `Native` is unknown: choose native or generic"
+    );
+    assert_eq!(
+        error(&interface("[threads]\nmode = \"many\"\n")),
+        "veil.toml:5: mode `many` is unknown: choose auto, single or pipeline"
+    );
     let wanted =
         "veil.toml:8: cipher `rot13` is unknown: choose aes-256-gcm or chacha20-poly1305, or leave it out";
     assert_eq!(error(&with_bob("cipher = \"rot13\"\n")), wanted);

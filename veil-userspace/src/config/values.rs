@@ -2,9 +2,10 @@
 //!
 //! Called by `check` and `offer`. Invariant: an error names the line, what is wrong there, and the cure.
 
+use super::Endpoint;
 use super::raw::Source;
-use super::{Endpoint, LinkMode, ThreadsChoice, XdpMode};
 use anyhow::Result;
+use clap::ValueEnum;
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -42,37 +43,20 @@ pub fn cipher(text: &Spanned<String>, source: &Source) -> Result<Suite> {
     }
 }
 
-pub fn xdp_mode(text: &Spanned<String>, source: &Source) -> Result<XdpMode> {
-    match text.get_ref().as_str() {
-        "native" => Ok(XdpMode::Native),
-        "generic" => Ok(XdpMode::Generic),
-        other => {
-            Err(source.error(text.span(), format!("xdp-mode `{other}` is neither `native` nor `generic`")))
-        }
-    }
-}
-
-pub fn link_mode(text: &Spanned<String>, source: &Source) -> Result<LinkMode> {
-    match text.get_ref().as_str() {
-        "auto" => Ok(LinkMode::Auto),
-        "udp" => Ok(LinkMode::Udp),
-        "xdp" => Ok(LinkMode::Xdp),
-        other => {
-            Err(source.error(text.span(), format!("mode `{other}` is unknown: choose auto, udp or xdp")))
-        }
-    }
-}
-
-pub fn threads(text: &Spanned<String>, source: &Source) -> Result<ThreadsChoice> {
-    match text.get_ref().as_str() {
-        "auto" => Ok(ThreadsChoice::Auto),
-        "single" => Ok(ThreadsChoice::Single),
-        "pipeline" => Ok(ThreadsChoice::Pipeline),
-        other => {
-            let text_of = format!("mode `{other}` is unknown: choose auto, single or pipeline");
-            Err(source.error(text.span(), text_of))
-        }
-    }
+/// One of a few words, as `--help` lists them too; the default if there is none.
+pub fn choice<T: ValueEnum + Default>(
+    text: Option<&Spanned<String>>,
+    key: &str,
+    source: &Source,
+) -> Result<T> {
+    let Some(text) = text else { return Ok(T::default()) };
+    let shown = text.get_ref();
+    T::from_str(shown, false).map_err(|_| {
+        let values = T::value_variants().iter().filter_map(T::to_possible_value);
+        let words = values.map(|value| value.get_name().to_owned()).collect::<Vec<_>>().join(", ");
+        let words = words.rsplit_once(", ").map_or(words.clone(), |(most, last)| format!("{most} or {last}"));
+        source.error(text.span(), format!("{key} `{shown}` is unknown: choose {words}"))
+    })
 }
 
 pub fn cores_of(cores: &[Spanned<i64>], source: &Source) -> Result<Vec<usize>> {
