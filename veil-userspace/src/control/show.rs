@@ -256,22 +256,25 @@ mod tests {
     use super::*;
     use std::os::unix::net::UnixListener;
 
-    /// Answers one request at `path` with `answer`, in a thread of its own.
+    /// Answers one request at `path` with `answer`, in a thread of its own, however many connect before that and ask
+    /// nothing (as [`running`] does).
     fn daemon(path: &Path, answer: impl Serialize + Send + 'static) -> std::thread::JoinHandle<()> {
         let mut control = ControlSocket::bind(path).unwrap();
         std::thread::spawn(move || {
-            let fd = loop {
-                match control.accept().pop() {
-                    Some(fd) => break fd,
-                    None => std::thread::yield_now(),
-                }
-            };
-            loop {
-                match control.ready(fd) {
-                    Outcome::Request(id, Request::Show) => control.answer(id, &answer),
-                    Outcome::Closed(_) => return,
-                    Outcome::Pending => std::thread::yield_now(),
-                }
+            let mut clients = Vec::new();
+            let mut answered = false;
+            while !answered || !clients.is_empty() {
+                clients.extend(control.accept());
+                clients.retain(|&fd| match control.ready(fd) {
+                    Outcome::Request(id, Request::Show) => {
+                        control.answer(id, &answer);
+                        answered = true;
+                        true
+                    }
+                    Outcome::Closed(_) => false,
+                    Outcome::Pending => true,
+                });
+                std::thread::yield_now();
             }
         })
     }
