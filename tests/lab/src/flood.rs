@@ -50,15 +50,15 @@ impl Flood {
         let mut packets = 0;
         loop {
             let elapsed = start.elapsed();
-            if elapsed >= length {
-                return Ok(Sent { packets, elapsed });
-            }
-            let mut due = pace.due(elapsed);
+            let mut due = pace.due(elapsed.min(length));
             packets += due;
             while due > 0 {
                 let targets: Vec<SocketAddrV4> = turn.by_ref().take(BATCH.min(due as usize)).collect();
                 send_batch(&self.socket, &targets, &self.payload).context("sending the flood")?;
                 due -= targets.len() as u64;
+            }
+            if elapsed >= length {
+                return Ok(Sent { packets, elapsed });
             }
             std::thread::sleep(TICK);
         }

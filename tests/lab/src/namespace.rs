@@ -119,10 +119,25 @@ impl Namespace {
         }
     }
 
-    /// Processes inside, without this one (a thread of ours may be visiting).
+    /// Processes inside or on their way there, without this one (a thread of ours may be visiting).
     fn pids(&self) -> Vec<u32> {
+        // In this order nobody is missed: who has arrived since is the same process still.
+        let mut pids = self.arriving();
         let listed = run(Command::new("ip").args(["netns", "pids", &self.name])).unwrap_or_default();
         let own = std::process::id();
-        listed.lines().filter_map(|line| line.trim().parse().ok()).filter(|pid| *pid != own).collect()
+        let inside = listed.lines().filter_map(|line| line.trim().parse::<u32>().ok());
+        pids.extend(inside.filter(|pid| *pid != own));
+        pids
+    }
+
+    /// Processes that are still `ip`, and will be inside once they are the program of a [`command`](Self::command).
+    fn arriving(&self) -> Vec<u32> {
+        let start = format!("ip\0netns\0exec\0{}\0", self.name);
+        let pids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let will_be_inside = |pid: &u32| {
+            std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(start.as_bytes()))
+        };
+        pids.filter(will_be_inside).collect()
     }
 }
