@@ -3,7 +3,7 @@
 //! Only peers with `lease = true` get this far, and only with what lies within their allowed IPs
 //! ([`Sessions::accept_control`](veil_proto::tunnel::Sessions::accept_control)). A lease is the whole of what a peer gives:
 //! what no peer gives any more is removed, and nothing else ever is: addresses and routes that were there before stay.
-//! Name servers are never set, only shown in the log. What the host refuses is logged and left out; the tunnel goes on.
+//! Name servers are never set, only shown. What the host refuses is logged and left out; the tunnel goes on.
 //!
 //! Every change costs the event loop system calls, so a lease is bounded, and applied at most once in ten seconds.
 
@@ -16,6 +16,7 @@ use veil_proto::allowed_ips::IpNet;
 use veil_proto::mux::Config;
 use veil_proto::time::SECOND;
 
+use super::show::{LeaseSnapshot, Snapshot};
 use crate::netlink::Netlink;
 
 /// No interface is made narrower than IPv6 allows (RFC 8200 5).
@@ -29,9 +30,18 @@ const APART: u64 = 10 * SECOND;
 struct Held {
     name: String,
     lease: Config,
-    left_out: usize,
+    /// How many entries were more than one peer may give.
+    too_many: usize,
+    /// What does not fit here, as of the last change.
+    unfit: Vec<IpNet>,
     /// The log has it.
     told: bool,
+}
+
+impl Held {
+    fn nets(&self) -> impl Iterator<Item = IpNet> {
+        self.lease.addresses.iter().chain(&self.lease.routes).copied()
+    }
 }
 
 /// The leases in force.
@@ -43,7 +53,10 @@ pub struct Leases {
     /// What was added here, and so may be removed here.
     addresses: Vec<IpNet>,
     routes: Vec<IpNet>,
-    lowered: bool,
+    /// What the kernel would not add.
+    refused: Vec<IpNet>,
+    /// The interface's MTU, where it is not the configured one.
+    lowered: Option<u16>,
     changed: bool,
     not_before: u64,
 }
@@ -57,7 +70,8 @@ impl Leases {
             held: HashMap::new(),
             addresses: Vec::new(),
             routes: Vec::new(),
-            lowered: false,
+            refused: Vec::new(),
+            lowered: None,
             changed: false,
             not_before: 0,
         }
@@ -65,14 +79,15 @@ impl Leases {
 
     /// Notes what `peer`, called `name`, gives, in place of what it gave before; [`apply`](Self::apply) puts it into force.
     pub fn take(&mut self, peer: PeerId, name: &str, mut lease: Config) {
-        let left_out = lease.addresses.len().saturating_sub(MAX_ENTRIES)
+        let too_many = lease.addresses.len().saturating_sub(MAX_ENTRIES)
             + lease.routes.len().saturating_sub(MAX_ENTRIES);
         lease.addresses.truncate(MAX_ENTRIES);
         lease.routes.truncate(MAX_ENTRIES);
         if self.held.get(&peer).is_some_and(|held| held.lease == lease) {
             return;
         }
-        self.held.insert(peer, Held { name: name.to_owned(), lease, left_out, told: false });
+        let held = Held { name: name.to_owned(), lease, too_many, unfit: Vec::new(), told: false };
+        self.held.insert(peer, held);
         self.changed = true;
     }
 
@@ -87,25 +102,43 @@ impl Leases {
         if self.deadline().is_none_or(|at| at > now) {
             return;
         }
-        self.changed = false;
         self.not_before = now + APART;
         let endpoints: Vec<IpAddr> = endpoints.collect();
         // Here and not in `take`: a peer that keeps changing its mind does not fill the log.
-        for held in self.held.values_mut().filter(|held| !held.told) {
-            held.told = true;
-            tracing::info!("lease from {}: {}", held.name, described(&held.lease));
-            if held.left_out > 0 {
-                tracing::warn!("lease from {}: {} entries too many, left out", held.name, held.left_out);
+        for held in self.held.values_mut() {
+            held.unfit = held.nets().filter(|net| !fits(*net, &endpoints)).collect();
+            if std::mem::replace(&mut held.told, true) {
+                continue;
             }
-            let nets = held.lease.addresses.iter().chain(&held.lease.routes);
-            let unfit: Vec<_> = nets.filter(|net| !fits(**net, &endpoints)).map(IpNet::to_string).collect();
-            if !unfit.is_empty() {
+            tracing::info!("lease from {}: {}", held.name, LeaseSnapshot::from(&held.lease));
+            if held.too_many > 0 {
+                tracing::warn!("lease from {}: {} entries too many, left out", held.name, held.too_many);
+            }
+            if !held.unfit.is_empty() {
+                let unfit: Vec<_> = held.unfit.iter().map(IpNet::to_string).collect();
                 let why = "left out: no tunnel's business, or where a peer is reached";
                 tracing::warn!("lease from {}: {} {why}", held.name, unfit.join(", "));
             }
         }
-        if let Err(error) = self.change(&endpoints) {
-            tracing::warn!("leases: {error:#}");
+        let changed = self.change(&endpoints);
+        self.changed = changed.is_err();
+        if let Err(error) = changed {
+            tracing::warn!("leases, which are tried again: {error:#}");
+        }
+    }
+
+    /// Enters what peers have given this host.
+    pub fn enter(&self, snapshot: &mut Snapshot) {
+        snapshot.mtu = self.lowered.map_or(snapshot.mtu, u64::from);
+        for (id, held) in &self.held {
+            let Some(peer) = snapshot.peers.get_mut(id.index()) else { continue };
+            let is_out = |net: &IpNet| held.unfit.contains(net) || self.refused.contains(net);
+            peer.lease_left_out = held.nets().filter(is_out).map(|net| net.to_string()).collect();
+            let mut taken = held.lease.clone();
+            taken.addresses.retain(|net| !is_out(net));
+            taken.routes.retain(|net| !is_out(net));
+            peer.lease = Some(LeaseSnapshot::from(&taken));
+            peer.lease_in_force = !self.changed;
         }
     }
 
@@ -149,12 +182,15 @@ impl Leases {
             }
             not_added.append(&mut self.add(&mut netlink, index, &[], &routes));
         }
-        refused.append(&mut not_added);
+        self.refused = not_added.iter().map(|(net, _)| *net).collect();
+        refused.extend(not_added.into_iter().map(|(_, error)| error));
         let mtu = self.held.values().filter_map(|held| held.lease.mtu).min();
-        if mtu.is_some() || self.lowered {
+        if mtu.is_some() || self.lowered.is_some() {
             let mtu = mtu.unwrap_or(self.mtu).clamp(MIN_MTU.min(self.mtu), self.mtu);
-            self.lowered = mtu < self.mtu;
-            refused.extend(netlink.set_mtu(index, mtu.into()).err());
+            match netlink.set_mtu(index, mtu.into()) {
+                Ok(()) => self.lowered = (mtu < self.mtu).then_some(mtu),
+                Err(error) => refused.push(error),
+            }
         }
         if let Some(first) = refused.first() {
             tracing::warn!("leases: {} of the entries refused, the first: {first:#}", refused.len());
@@ -162,19 +198,19 @@ impl Leases {
         Ok(())
     }
 
-    /// Adds what is not there, and remembers what was not there before. Returns what was refused.
+    /// Adds what is not there, and remembers what was not there before. Returns what was refused, and why.
     fn add(
         &mut self,
         netlink: &mut Netlink,
         index: u32,
         addresses: &[IpNet],
         routes: &[IpNet],
-    ) -> Vec<anyhow::Error> {
+    ) -> Vec<(IpNet, anyhow::Error)> {
         let mut refused = Vec::new();
         let mut add = |net: IpNet, ours: &mut Vec<IpNet>, added: Result<bool>| match added {
             Ok(true) if !ours.contains(&net) => ours.push(net),
             Ok(_) => {}
-            Err(error) => refused.push(error),
+            Err(error) => refused.push((net, error)),
         };
         for &net in addresses {
             add(net, &mut self.addresses, netlink.add_address(index, net));
@@ -206,44 +242,13 @@ pub fn is_ordinary(net: IpNet) -> bool {
     net.prefix > 0 && !special.iter().any(|other| other.covers(net) || net.covers(*other))
 }
 
-fn described(lease: &Config) -> String {
-    let listed = |what: &str, items: Vec<String>| match items.is_empty() {
-        true => None,
-        false => Some(format!("{what} {}", items.join(", "))),
-    };
-    let strings = |nets: &[IpNet]| nets.iter().map(IpNet::to_string).collect();
-    let parts = [
-        listed("addresses", strings(&lease.addresses)),
-        listed("routes", strings(&lease.routes)),
-        listed("name servers (not set)", lease.dns.iter().map(ToString::to_string).collect()),
-        lease.mtu.map(|mtu| format!("mtu {mtu}")),
-        lease.keepalive.map(|seconds| format!("keepalive {seconds} s")),
-    ];
-    let parts: Vec<String> = parts.into_iter().flatten().collect();
-    if parts.is_empty() { "nothing".to_owned() } else { parts.join("; ") }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::show::PeerSnapshot;
     use super::*;
 
     fn net(text: &str) -> IpNet {
         text.parse().unwrap()
-    }
-
-    #[test]
-    fn a_lease_is_described_in_a_line() {
-        let lease = Config {
-            addresses: vec![net("10.8.0.7/24"), net("fd08::7/64")],
-            routes: vec![net("192.168.7.0/24")],
-            dns: vec!["10.8.0.1".parse().unwrap()],
-            mtu: Some(1400),
-            keepalive: Some(25),
-        };
-        let text = "addresses 10.8.0.7/24, fd08::7/64; routes 192.168.7.0/24; name servers (not set) 10.8.0.1; \
-                    mtu 1400; keepalive 25 s";
-        assert_eq!(described(&lease), text);
-        assert_eq!(described(&Config::default()), "nothing");
     }
 
     #[test]
@@ -277,7 +282,13 @@ mod tests {
         assert_eq!(leases.held[&PeerId(0)].lease.routes.len(), MAX_ENTRIES);
         assert_eq!(leases.deadline(), Some(0));
         leases.apply(std::iter::empty(), SECOND);
-        assert_eq!(leases.deadline(), None);
+        assert_eq!(leases.deadline(), Some(SECOND + APART), "tried again, as there is no such interface");
+        let mut snapshot =
+            Snapshot { mtu: 1416, peers: vec![PeerSnapshot::default(); 2], ..Snapshot::default() };
+        leases.enter(&mut snapshot);
+        let [hub, other] = &snapshot.peers[..] else { panic!("two peers") };
+        assert_eq!(hub.lease.as_ref().map(|lease| lease.routes.len()), Some(MAX_ENTRIES));
+        assert!(!hub.lease_in_force && other.lease.is_none() && snapshot.mtu == 1416);
         leases.take(PeerId(0), "hub", Config::default());
         assert_eq!(leases.deadline(), Some(SECOND + APART));
         leases.take(PeerId(0), "hub", Config::default());

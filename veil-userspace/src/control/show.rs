@@ -3,8 +3,10 @@
 //! The event loop fills a [`Snapshot`]; the command line fetches and prints it. Invariant: the JSON here is the
 //! program-facing interface, so fields are added, never renamed; maps are sorted, so that two snapshots can be compared.
 
+mod lease;
 mod render;
 
+pub use lease::LeaseSnapshot;
 pub use render::render;
 
 use super::socket::{RUN_DIR, Refusal, Request, default_path, probe};
@@ -59,7 +61,7 @@ pub struct Snapshot {
     pub threads_reason: String,
     /// Seconds since the start.
     pub uptime_s: u64,
-    /// Largest inner packet, bytes.
+    /// Largest inner packet, bytes: as configured, or as leases have it.
     pub mtu: u64,
     /// In the order of the configuration.
     pub peers: Vec<PeerSnapshot>,
@@ -110,6 +112,21 @@ pub struct PeerSnapshot {
     pub tx_packets: u64,
     /// Drops that belong to it, by name.
     pub drops: BTreeMap<String, u64>,
+    /// It may give this host a lease.
+    #[serde(default)]
+    pub lease_wanted: bool,
+    /// What this host takes of what the peer has given it; null is nothing yet, and given nothing is empty.
+    #[serde(default)]
+    pub lease: Option<LeaseSnapshot>,
+    /// The interface has it, and has had everything else that peers have given.
+    #[serde(default)]
+    pub lease_in_force: bool,
+    /// Addresses and routes that it has given and this host does not take.
+    #[serde(default)]
+    pub lease_left_out: Vec<String>,
+    /// What this host gives the peer.
+    #[serde(default)]
+    pub offer: Option<LeaseSnapshot>,
 }
 
 /// A frame set: at rest all its frames are home.
@@ -297,7 +314,7 @@ mod tests {
         let wanted = "conservation counters drops frames histograms interface link listen mtu offloads peers public_key rung rung_reason threads threads_reason uptime_s xdp";
         assert_eq!(keys.join(" "), wanted);
         let keys: Vec<_> = json["peers"][0].as_object().unwrap().keys().map(String::as_str).collect();
-        let wanted = "allowed_ips configured_endpoint drops endpoint last_handshake_s_ago name path_mtu_datagram public_key rx_bytes rx_packets tx_bytes tx_packets";
+        let wanted = "allowed_ips configured_endpoint drops endpoint last_handshake_s_ago lease lease_in_force lease_left_out lease_wanted name offer path_mtu_datagram public_key rx_bytes rx_packets tx_bytes tx_packets";
         assert_eq!(keys.join(" "), wanted);
         assert_eq!(json["frames"]["wide-link-rx"], serde_json::json!({"total": 64, "home": 61}));
         assert_eq!(json["conservation"]["opened"], serde_json::json!({"left": 7, "right": 4}));
@@ -307,6 +324,11 @@ mod tests {
             serde_json::json!({"count": 9, "p50": 2, "p99": 44, "max": 44, "buckets": [[2, 8], [47, 1]]})
         );
         assert!(json["peers"][1]["endpoint"].is_null());
+        assert!(json["peers"][2]["lease"].is_null());
+        let lease = serde_json::json!({
+            "addresses": ["10.8.0.1/24"], "routes": [], "dns": ["10.8.0.2"], "mtu": 1300, "keepalive_s": null
+        });
+        assert_eq!(json["peers"][0]["lease"], lease);
     }
 
     #[test]

@@ -8,8 +8,8 @@ use veil_proto::tunnel::{HandshakeCounters, SessionCounters};
 use veil_proto::{DropCounters, DropReason, Now, PeerId};
 
 use super::show::{
-    ADDED_INBOUND, ADDED_OUTBOUND, Balance, FrameSet, PACKETS_PER_DATAGRAM, PeerSnapshot, RUNS_RECEIVED,
-    RUNS_SEALED, Snapshot,
+    ADDED_INBOUND, ADDED_OUTBOUND, Balance, FrameSet, LeaseSnapshot, PACKETS_PER_DATAGRAM, PeerSnapshot,
+    RUNS_RECEIVED, RUNS_SEALED, Snapshot,
 };
 use super::state::StateCounters;
 use crate::config::Config;
@@ -42,6 +42,8 @@ impl Facts {
             public_key: peer.public_key.to_string(),
             configured_endpoint: peer.endpoint.as_ref().map(ToString::to_string),
             allowed_ips: peer.allowed_ips.iter().map(ToString::to_string).collect(),
+            lease_wanted: peer.lease,
+            offer: peer.offer.as_ref().map(LeaseSnapshot::from),
             ..Default::default()
         });
         let template = Snapshot {

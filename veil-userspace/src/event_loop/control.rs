@@ -189,9 +189,10 @@ impl Control {
         }
     }
 
-    /// Answers one who waits.
-    pub fn answer(&mut self, client: ClientId, answer: &Snapshot, poll: &Poll) -> Result<()> {
-        self.reply(client, answer, poll)
+    /// Answers one who waits, leases entered.
+    pub fn answer(&mut self, client: ClientId, mut answer: Snapshot, poll: &Poll) -> Result<()> {
+        self.leases.enter(&mut answer);
+        self.reply(client, &answer, poll)
     }
 
     /// Tells one who waits why there is no answer.

@@ -395,7 +395,7 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
                 client => {
                     if let Some(client) = self.control.client((client - CLIENT) as RawFd, &self.poll)? {
                         let answer = self.snapshot();
-                        self.control.answer(client, &answer, &self.poll)?;
+                        self.control.answer(client, answer, &self.poll)?;
                     }
                 }
             }

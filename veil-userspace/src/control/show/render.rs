@@ -65,6 +65,7 @@ impl Page {
             self.line("path takes", &format!("datagrams of {} bytes", grouped(bytes)));
         }
         self.line("allowed IPs", &listed(&peer.allowed_ips));
+        self.leases(peer);
         let handshake = match peer.last_handshake_s_ago {
             Some(seconds) => {
                 let colour = if seconds <= FRESH_S { GREEN } else { YELLOW };
@@ -76,6 +77,25 @@ impl Page {
         self.line("received", &traffic(peer.rx_bytes, peer.rx_packets));
         self.line("sent", &traffic(peer.tx_bytes, peer.tx_packets));
         self.drops(&peer.drops);
+    }
+
+    fn leases(&mut self, peer: &PeerSnapshot) {
+        match &peer.lease {
+            Some(lease) if peer.lease_in_force => self.line("leased", &lease.to_string()),
+            Some(lease) => self.line_because("leased", &lease.to_string(), "not in force yet"),
+            None if peer.lease_wanted => {
+                let none = self.paint(YELLOW, "nothing yet");
+                self.line("leased", &none);
+            }
+            None => {}
+        }
+        if !peer.lease_left_out.is_empty() {
+            let left_out = self.paint(YELLOW, &listed(&peer.lease_left_out));
+            self.line("not taken", &left_out);
+        }
+        if let Some(offer) = &peer.offer {
+            self.line("offered", &offer.to_string());
+        }
     }
 
     fn drops(&mut self, drops: &BTreeMap<String, u64>) {
@@ -204,7 +224,7 @@ fn duration(seconds: u64) -> String {
 
 #[cfg(test)]
 pub mod tests {
-    use super::super::{Balance, FrameSet};
+    use super::super::{Balance, FrameSet, LeaseSnapshot};
     use super::*;
     use crate::histogram::Summary;
 
@@ -236,10 +256,27 @@ pub mod tests {
                     rx_packets: 1_234_567,
                     tx_packets: 1,
                     drops: map(&[("replayed", 3), ("bad-tag", 0), ("inner-source", 1000)]),
+                    lease_wanted: true,
+                    lease: Some(LeaseSnapshot {
+                        addresses: vec!["10.8.0.1/24".into()],
+                        dns: vec!["10.8.0.2".into()],
+                        mtu: Some(1300),
+                        ..LeaseSnapshot::default()
+                    }),
+                    lease_in_force: true,
+                    lease_left_out: vec!["203.0.113.0/24".into()],
+                    offer: None,
                 },
-                PeerSnapshot { name: "desk".into(), ..PeerSnapshot::default() },
+                PeerSnapshot {
+                    name: "desk".into(),
+                    lease: Some(LeaseSnapshot::default()),
+                    lease_wanted: true,
+                    offer: Some(LeaseSnapshot { keepalive_s: Some(25), ..LeaseSnapshot::default() }),
+                    ..PeerSnapshot::default()
+                },
                 PeerSnapshot {
                     name: "shelf".into(),
+                    lease_wanted: true,
                     configured_endpoint: Some("shelf.example.org:4433".into()),
                     ..PeerSnapshot::default()
                 },
@@ -289,6 +326,8 @@ peer laptop
   endpoint        192.0.2.1:4433
   path takes      datagrams of 1 372 bytes
   allowed IPs     10.8.0.2/32, fd08::2/128
+  leased          addresses 10.8.0.1/24; name servers (not set) 10.8.0.2; mtu 1300
+  not taken       203.0.113.0/24
   last handshake  1 min 12 s ago
   received        12.30 MiB in 1 234 567 packets
   sent            999 B in 1 packet
@@ -297,6 +336,8 @@ peer laptop
 peer desk
   public key      \n  endpoint        not known yet: the peer has to speak first
   allowed IPs     none
+  leased          nothing (not in force yet)
+  offered         keepalive 25 s
   last handshake  none yet
   received        0 B in 0 packets
   sent            0 B in 0 packets
@@ -304,6 +345,7 @@ peer desk
 peer shelf
   public key      \n  endpoint        shelf.example.org:4433 (not in use yet)
   allowed IPs     none
+  leased          nothing yet
   last handshake  none yet
   received        0 B in 0 packets
   sent            0 B in 0 packets

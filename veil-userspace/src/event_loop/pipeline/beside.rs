@@ -103,7 +103,7 @@ impl ControlStage {
             ToControl::Handshakes(message) => self.control.handle(message, now),
             ToControl::Notice(notice) => self.control.notice(notice),
             ToControl::Reached(peer, path) => self.control.reached(peer, &path),
-            ToControl::Snapshot(client, snapshot) => self.control.answer(client, &snapshot, &self.poll)?,
+            ToControl::Snapshot(client, snapshot) => self.control.answer(client, *snapshot, &self.poll)?,
             ToControl::Endpoints(endpoints) => {
                 self.asked = false;
                 self.control.apply_leases(endpoints.into_iter(), now);
