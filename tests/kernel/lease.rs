@@ -8,8 +8,9 @@ use veil_proto::PeerId;
 use veil_proto::allowed_ips::IpNet;
 use veil_proto::mux::Config;
 use veil_proto::time::SECOND;
-use veil_tests::assert_conserved;
+use veil_tests::{assert_conserved, show};
 use veil_userspace::control::lease::Leases;
+use veil_userspace::control::show::{PeerSnapshot, Snapshot};
 
 use crate::peer_by_hand::{DAEMON, PeerByHand};
 use crate::tunnel::{Hosts, Outer, PATIENCE, Tunnel};
@@ -63,6 +64,12 @@ fn leases_come_and_go_and_touch_nothing_else() -> Result<()> {
         ensure!(shown.contains(wanted), "no {wanted}:\n{shown}");
     }
     ensure!(!shown.contains("203.0.113.0/24") && !shown.contains("127.0.0.0/8"), "{shown}");
+    let mut snapshot = Snapshot { peers: vec![PeerSnapshot::default()], ..Snapshot::default() };
+    host.leases.enter(&mut snapshot);
+    ensure!(
+        snapshot.peers[0].lease_left_out == ["0.0.0.0/0", "203.0.113.0/24", "127.0.0.0/8"],
+        "{snapshot:?}"
+    );
 
     // A second peer gives one of the same, and less room.
     let shown = host.give(1, &["10.9.0.7/32"], &[], Some(1290))?;
@@ -185,12 +192,12 @@ fn a_daemon_takes_the_lease_it_asks_for_and_no_other() -> Result<()> {
             hosts.left.config.push_str("lease = true\n");
         }
         // The right host's own inner address is all that is its to give.
-        let mut peer = PeerByHand::new(&hosts.right, "10.99.0.2:4433".parse()?, &hosts.left)?;
+        let mut by_hand = PeerByHand::new(&hosts.right, "10.99.0.2:4433".parse()?, &hosts.left)?;
         let addresses = nets(&["10.8.0.2/32", "10.8.0.77/32"]);
-        peer.sessions.offer(DAEMON, Config { addresses, mtu: Some(1300), ..Config::default() });
+        by_hand.sessions.offer(DAEMON, Config { addresses, mtu: Some(1300), ..Config::default() });
         let daemon = hosts.left.start()?;
-        let acked = |peer: &mut PeerByHand| Ok(peer.sessions.unacknowledged(DAEMON) == Some(0));
-        peer.run_until(PATIENCE, acked)?;
+        let acked = |by_hand: &mut PeerByHand| Ok(by_hand.sessions.unacknowledged(DAEMON) == Some(0));
+        by_hand.run_until(PATIENCE, acked)?;
         let interface = &hosts.left.interface;
         let shown = || hosts.left.namespace.exec(["ip", "address", "show", "dev", interface]);
         // It is acknowledged before it is in force.
@@ -202,6 +209,10 @@ fn a_daemon_takes_the_lease_it_asks_for_and_no_other() -> Result<()> {
         ensure!(shown.contains("mtu 1300") == asks && shown.contains("10.8.0.2/32") == asks, "{shown}");
         ensure!(!shown.contains("10.8.0.77"), "not the peer's to give:\n{shown}");
         ensure!(daemon.log().contains("lease from") == asks, "{}", daemon.log());
+        let told = show(&daemon)?;
+        let lease = &told["peers"][0]["lease"];
+        let addresses = serde_json::json!(["10.8.0.2/32"]);
+        ensure!(if asks { lease["addresses"] == addresses } else { lease.is_null() }, "{told}");
         ping(&hosts.left.namespace, "10.8.0.1", PATIENCE)?;
         assert_conserved(&daemon)?;
     }
@@ -222,7 +233,7 @@ fn a_daemon_gives_a_peer_what_its_configuration_offers_and_takes_it_back() -> Re
         Some("allowed-ips") => "allowed-ips = [\"0.0.0.0/0\"]\n".to_owned(),
         _ => format!("{line}\n"),
     });
-    left.config = lines.collect::<String>() + "persistent-keepalive = 1\nlease = true\n";
+    left.config = lines.collect::<String>() + "lease = true\n";
     right.config += "offer = { addresses = [\"10.8.0.1/24\"], routes = [\"10.60.0.0/16\"], mtu = 1300 }\n";
     let Tunnel { left: taker, right: giver, mut hosts } = hosts.start()?;
     let (host, interface) = (&hosts.left.namespace, hosts.left.interface.as_str());
@@ -239,6 +250,10 @@ fn a_daemon_gives_a_peer_what_its_configuration_offers_and_takes_it_back() -> Re
         }
     };
     until(true)?;
+    let (there, here) = (show(&giver)?, show(&taker)?);
+    let (offered, leased) = (&there["peers"][0]["offer"], &here["peers"][0]["lease"]);
+    ensure!(offered == leased && leased["mtu"] == 1300 && here["mtu"] == 1300, "{there} {here}");
+    ensure!(here["peers"][0]["lease_in_force"] == true, "{here}");
     ping(host, "10.8.0.2", PATIENCE)?;
     assert_conserved(&giver)?;
     giver.stop()?;
@@ -247,6 +262,8 @@ fn a_daemon_gives_a_peer_what_its_configuration_offers_and_takes_it_back() -> Re
     hosts.right.config.replace_range(offer.., "offer = {}\n");
     let giver = hosts.right.start()?;
     until(false)?;
+    let here = show(&taker)?;
+    ensure!(here["peers"][0]["lease"]["addresses"] == serde_json::json!([]), "{here}");
     assert_conserved(&giver)?;
     assert_conserved(&taker).map(drop)
 }

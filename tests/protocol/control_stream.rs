@@ -59,6 +59,26 @@ fn overtaken_close(seed: u64) -> (World, Datagram) {
 }
 
 #[test]
+fn a_lease_that_is_wanted_is_sought_without_a_packet_of_anybodys() {
+    let mut world = World::leasing_pair(880);
+    world.tap = Some(Vec::new());
+    offering(&mut world, 1300);
+    world.set_links(Link { loss: 100, ..Link::default() });
+    let peer = world.peer(1, 0);
+    world.ends[1].sessions.seek_lease(peer);
+    world.settle(1);
+    world.run(600 * SECOND);
+    let tried = world.tapped(TYPE_INITIATION).len();
+    assert!((5..=5 * 19).contains(&tried), "again and again, with pauses: {tried}");
+    world.whole_again();
+    world.run(120 * SECOND);
+    assert_eq!(leased(&mut world).map(|config| config.mtu), Some(Some(1300)));
+    let had = world.tapped(TYPE_INITIATION).len();
+    world.run(600 * SECOND);
+    assert_eq!(world.tapped(TYPE_INITIATION).len(), had, "what has come is asked for no more");
+}
+
+#[test]
 fn a_message_arrives_over_any_loss_once() {
     for seed in 0..40 {
         let mut world = leasing(900 + seed);

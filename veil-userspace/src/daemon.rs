@@ -362,7 +362,7 @@ fn protocol(
     rekey_after: Option<std::time::Duration>,
     entropy: &mut dyn Entropy,
 ) -> (Handshakes, Sessions) {
-    let offers: Vec<_> = peers.iter().map(|peer| peer.offer.clone()).collect();
+    let leases: Vec<_> = peers.iter().map(|peer| (peer.offer.clone(), peer.lease)).collect();
     let settings: Vec<PeerSettings> = peers
         .into_iter()
         .map(|peer| PeerSettings {
@@ -378,9 +378,12 @@ fn protocol(
     heap::for_peers(settings.len());
     let keys = KeyPair::from_private(private_key);
     let mut sessions = Sessions::new(&keys.public, &network_secret, &settings, rekey_after.map(nanos));
-    for (n, offer) in offers.into_iter().enumerate() {
+    for (peer, (offer, wanted)) in (0..).map(PeerId).zip(leases) {
         if let Some(offer) = offer {
-            sessions.offer(PeerId(n as u32), offer);
+            sessions.offer(peer, offer);
+        }
+        if wanted {
+            sessions.seek_lease(peer);
         }
     }
     let identity = Identity::new(keys, network_secret);

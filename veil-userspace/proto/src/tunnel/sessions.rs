@@ -178,6 +178,8 @@ struct Peer {
     /// What it has given us, for the host's configuration, and when the session was made in which it last gave us any.
     lease: Option<Config>,
     leased_in: u64,
+    /// When a session is begun for the sake of a lease next; never, unless one is wanted and none has come.
+    lease_at: u64,
     /// What we give the peer, in every session anew.
     offer: Option<Config>,
     next_fragment_id: u32,
@@ -234,8 +236,9 @@ impl Peer {
 
     fn next_timer(&self) -> u64 {
         let wanted_at = if self.wanted { self.quiet_until } else { NEVER };
-        let timers = [self.keepalive_at, self.unanswered_at, self.persistent_at, self.expire_at, wanted_at];
-        timers.into_iter().fold(self.path_mtu.deadline(), u64::min)
+        let silence = [self.keepalive_at, self.unanswered_at, self.persistent_at];
+        let timers = silence.into_iter().chain([self.expire_at, self.lease_at, wanted_at]);
+        timers.fold(self.path_mtu.deadline(), u64::min)
     }
 }
 
@@ -291,6 +294,7 @@ impl Sessions {
                 lease_within: if settings.lease { settings.allowed_ips.clone() } else { Vec::new() },
                 lease: None,
                 leased_in: 0,
+                lease_at: NEVER,
                 offer: None,
                 owing: false,
                 next_fragment_id: 0,

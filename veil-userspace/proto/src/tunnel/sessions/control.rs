@@ -21,6 +21,8 @@ use crate::{DropReason, Now, PeerId};
 /// A peer that has ended its session is asked for another no sooner than this: it would cost both ends curve work, as often
 /// as it likes to say so.
 const QUIET: u64 = SECOND;
+/// A lease that is wanted and has not come is asked for so often: there are pauses between requests, which last 90 s.
+const SEEK: u64 = 120 * SECOND;
 
 impl Sessions {
     /// Takes a CONTROL frame's payload in and applies every message that is in order now.
@@ -88,6 +90,7 @@ impl Sessions {
             return false;
         }
         peer.leased_in = created;
+        peer.lease_at = NEVER;
         config.addresses.retain(|net| self.allowed_ips.lookup(net.addr) == Some(peer_id));
         // An address brings a route to its whole network, so all of that has to be the peer's to give.
         let own = |net: &IpNet| peer.lease_within.iter().any(|allowed| allowed.covers(*net));
@@ -109,6 +112,28 @@ impl Sessions {
     /// What the peer has given us since this was last asked.
     pub fn take_lease(&mut self, peer: PeerId) -> Option<Config> {
         self.peers.get_mut(peer.index())?.lease.take()
+    }
+
+    /// Begins a session for the sake of the lease that the peer may give us, and again until one has come, if it be of
+    /// nothing.
+    pub fn seek_lease(&mut self, peer_id: PeerId) {
+        let Some(peer) = self.peers.get_mut(peer_id.index()) else { return };
+        if !peer.lease_within.is_empty() {
+            peer.lease_at = 0;
+            self.deadlines.no_later_than(peer_id.0, 0);
+        }
+    }
+
+    pub(super) fn lease_timer(&mut self, peer_id: PeerId, now: Now) {
+        let Some(peer) = self.peers.get_mut(peer_id.index()) else { return };
+        if peer.lease_at > now.mono {
+            return;
+        }
+        peer.lease_at = now.mono + SEEK;
+        // In a session it comes by itself, if there is one: for its sake none is renewed.
+        if self.way_to(peer_id, now).is_none() {
+            self.begin(peer_id, now);
+        }
     }
 
     /// Gives the peer a lease: in the current session, and in every later one.

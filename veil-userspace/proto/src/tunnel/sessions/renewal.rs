@@ -113,6 +113,7 @@ impl Sessions {
             self.control_timer(peer_id, now);
             self.rotation_timer(peer_id, now);
             self.probe_timer(peer_id, now);
+            self.lease_timer(peer_id, now);
             let sessions_at = self.sessions_deadline(peer_id);
             let Some(peer) = self.peers.get_mut(peer_id.index()) else { continue };
             let keepalive = peer.keepalive_at <= now.mono;

@@ -310,6 +310,43 @@ fn a_lease_may_set_the_keepalive_interval_and_without_one_that_of_the_configurat
 }
 
 #[test]
+fn a_lease_that_is_wanted_is_asked_for_until_one_has_come_if_it_be_of_nothing() {
+    let allowed_ips = vec![IpNet::parse("10.0.0.1/32").expect("a network")];
+    let wanting = || PeerSettings { lease: true, allowed_ips: allowed_ips.clone(), ..settings() };
+    for peer in [settings(), PeerSettings { has_endpoint: false, ..wanting() }] {
+        let mut sessions = end(&[peer], None);
+        sessions.seek_lease(PEER);
+        sessions.on_timer(at(0));
+        assert_eq!(asked(&mut sessions), 0, "not to be had, or nobody knows where");
+    }
+
+    let mut sessions = end(&[wanting()], None);
+    let asked_at = |sessions: &mut Sessions, now: u64| {
+        sessions.on_timer(at(now * SECOND));
+        asked(sessions)
+    };
+    sessions.seek_lease(PEER);
+    assert_eq!([0, 90, 120].map(|now| asked_at(&mut sessions, now)), [1, 0, 0], "it is asked already");
+    sessions.handle(ToSessions::GaveUp { peer: PEER, number: 1 });
+    assert_eq!([239, 240].map(|now| asked_at(&mut sessions, now)), [0, 1]);
+
+    let session = session(INDEX, Role::Initiator, 250 * SECOND);
+    sessions.handle(ToSessions::Ready(NewSession { session, path: there(), number: Some(2) }));
+    assert_eq!([360, 429, 430].map(|now| asked_at(&mut sessions, now)), [0; 3], "there is a session, or was");
+    assert_eq!((sessions.session_count(), asked_at(&mut sessions, 480)), (0, 1), "none has come in it");
+
+    let session = self::session(INDEX, Role::Initiator, 490 * SECOND);
+    sessions.handle(ToSessions::Ready(NewSession { session, path: there(), number: Some(3) }));
+    let opened =
+        Opened { peer: PEER, session: sessions.peers[0].slots.current().expect("a session"), len: 1 };
+    let mut payload = 0u32.to_le_bytes().to_vec();
+    Message::Config(Config::default()).write(&mut payload).expect("it is short");
+    assert_eq!(sessions.accept_control(opened, &payload, at(500 * SECOND)), Ok(()));
+    let later = (500..2000).map(|now| asked_at(&mut sessions, now)).sum::<usize>();
+    assert_eq!((sessions.session_count(), later), (0, 0));
+}
+
+#[test]
 fn what_answers_or_gives_up_another_request_changes_nothing_and_its_index_comes_back() {
     let mut sessions = end(&[settings()], None);
     sessions.begin(PEER, at(0));
