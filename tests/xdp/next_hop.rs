@@ -317,7 +317,9 @@ fn lost_events_are_made_up_for() -> Result<()> {
     let here = scene.mirror.local_addresses(scene.interface);
     ensure!(many.iter().all(|at| here.contains(&address(at))), "{here:?}");
     ensure!(!here.contains(&OURS_V4.into()), "{here:?}");
-    // And it goes on by events.
+    // And it goes on by events, for which there is room again.
+    SockRef::from(&scene.mirror).set_recv_buffer_size(1 << 20)?;
+    scene.settle()?;
     scene.ip(&format!("address del {}/32 dev {INTERFACE}", many[0]))?;
     let interface = scene.interface;
     scene.until("another event", |mirror, seen| {
