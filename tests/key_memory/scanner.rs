@@ -17,8 +17,8 @@ const PIECE: usize = 16;
 const PAGE: usize = 4096;
 const CHUNK: usize = 1 << 20;
 /// The child may still be about to do what was asked of it, or move its mappings. It does nothing further then: what it
-/// left behind stays.
-const SETTLED_WITHIN: Duration = Duration::from_secs(3);
+/// left behind stays. Long enough for a machine busy with other things.
+const SETTLED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Fails unless all of each of `there` is in the memory of process `pid`, and not one piece of `gone`.
 pub fn check(pid: u32, when: &str, there: &[Secret], gone: &[Secret]) -> Result<()> {
