@@ -77,6 +77,8 @@ fn the_mtus_limit_is_the_kernels() -> Result<()> {
         ensure!((rung(&facts) == Rung::NativeCopy) == works, "MTU {mtu}: {:?}", rungs(&facts, ASKED));
         let attached = Program::attach(INTERFACE, AttachMode::Native);
         ensure!(attached.is_ok() == works, "MTU {mtu}: the kernel says {:?}", attached.err());
+        drop(attached);
+        until("the hook to be free", || Ok(Facts::gather(INTERFACE)?.nic.hook.is_empty()))?;
     }
     Ok(())
 }

@@ -45,6 +45,7 @@ fn a_program_on_the_hook_is_named_and_stays() -> Result<()> {
     }
     let wire = Wire::new("busy", 1)?;
     let _inside = wire.ours.enter()?;
+    let index = index()?;
     for first in MODES {
         let program = Program::attach(INTERFACE, first)?;
         for second in MODES {
@@ -55,7 +56,9 @@ fn a_program_on_the_hook_is_named_and_stays() -> Result<()> {
                 ensure!(text.contains(word), "{text:?} does not say {word}");
             }
         }
-        ensure!(program_on(index()?)? == Some(program.id()));
+        ensure!(program_on(index)? == Some(program.id()));
+        drop(program);
+        until("the hook to be free", || Ok(holder(index)?.is_none()))?;
     }
     Ok(())
 }
