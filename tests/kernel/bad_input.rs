@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use veil_lab::{Lab, Node, require_privileges, require_program, veil_binary};
+use veil_lab::{Lab, Node, require_privileges, require_program, run, veil_binary};
 
 const REFUSED_WITHIN: Duration = Duration::from_secs(20);
 const NOBODY: u32 = 65534;
@@ -154,7 +154,9 @@ fn without_privileges_the_line_names_the_capability() -> Result<()> {
     let config = node.write_config()?;
     // Nobody may neither reach a build folder in a private home nor read root's files.
     let veil = lab.folder().join("veil");
-    fs::copy(veil_binary()?, &veil)?;
+    // Not by this process: what it has open for writing, a child of another thread has, too, until its exec, and so long
+    // nobody may run it.
+    run(Command::new("cp").arg("-p").arg(veil_binary()?).arg(&veil))?;
     for path in [node.folder(), &config, &node.folder().join("veil.key")] {
         chown(path, Some(NOBODY), Some(NOBODY))?;
     }

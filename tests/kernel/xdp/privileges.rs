@@ -3,9 +3,10 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use veil_lab::{ping, require_privileges, require_program, veil_binary};
+use veil_lab::{ping, require_privileges, require_program, run, veil_binary};
 use veil_tests::show;
 
 use super::{AUTO, NATIVE, end, finish};
@@ -16,7 +17,11 @@ fn veil_without(hosts: &Hosts, capabilities: &str) -> Result<PathBuf> {
     let path = hosts.lab().folder().join(format!("veil{capabilities}"));
     let veil = veil_binary()?.display();
     let script = format!("#!/bin/sh\nexec setpriv --bounding-set={capabilities} '{veil}' \"$@\"\n");
-    fs::write(&path, script)?;
+    let draft = path.with_extension("draft");
+    fs::write(&draft, script)?;
+    // A copy that another process makes: what this one has open for writing, a child of another thread has, too, until its
+    // exec, and so long nobody may run it.
+    run(Command::new("cp").arg(&draft).arg(&path))?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
     Ok(path)
 }
