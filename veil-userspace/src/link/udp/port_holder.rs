@@ -45,8 +45,8 @@ mod tests {
         let port = socket.local_addr().unwrap().port();
         let holder = port_holder(port).unwrap();
         assert!(holder.starts_with(&format!("process {} (`", std::process::id())), "{holder}");
-        drop(socket);
-        assert_eq!(port_holder(port), None);
+        // The discard service's, which nobody runs. A port that was in use may be another test's by now.
+        assert_eq!(port_holder(9), None);
     }
 
     #[test]

@@ -10,6 +10,8 @@ use veil_proto::DropReason;
 
 /// Long enough for a machine busy with other things.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The discard service's, which nobody runs. Unlike a port that was in use, it is given to no other test.
+const CLOSED: u16 = 9;
 
 #[test]
 fn sockets_are_polled_for_where_the_kernel_lets_us_and_refusals_are_counted() {
@@ -224,7 +226,7 @@ fn gso_that_is_refused_is_switched_off_once_and_nothing_is_lost() {
 #[test]
 fn a_refused_port_costs_only_its_own_peer_and_is_named() {
     let (mut a, mut b) = (Side::new(), Side::new());
-    let closed = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), CLOSED);
     a.queue(Path::to(closed), b"anybody", 7, 0);
     a.send();
     for i in 0..5u8 {
@@ -241,7 +243,7 @@ fn a_refused_port_costs_only_its_own_peer_and_is_named() {
 #[test]
 fn the_receiving_end_hears_of_errors_and_goes_on() {
     let mut a = Side::new();
-    let closed = std::net::UdpSocket::bind("[::1]:0").unwrap().local_addr().unwrap();
+    let closed = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), CLOSED);
     a.tx.send_datagram(&Path::to(closed), b"anybody", 0).unwrap();
     a.tx.send_datagram(&to(Ipv4Addr::LOCALHOST, a.port), b"myself", 0).unwrap();
     assert_eq!(a.hear(1)[0].0, b"myself");
@@ -264,7 +266,7 @@ fn a_datagram_no_path_takes_is_dropped_and_counted() {
 #[test]
 fn a_run_for_a_family_without_a_socket_is_dropped_and_counted() {
     let mut a = Side::listening("127.0.0.1:0");
-    a.queue(to(Ipv6Addr::LOCALHOST, 9), &eleven(), 1000, 0);
+    a.queue(to(Ipv6Addr::LOCALHOST, CLOSED), &eleven(), 1000, 0);
     assert_eq!(a.send(), SendResult::Drained);
     assert_eq!(a.tx.counters().send_drops.of(DropReason::LinkSend), 11);
     a.assert_at_rest(11);
