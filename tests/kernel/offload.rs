@@ -1,7 +1,7 @@
 //! The TUN's offloads through whole daemons: super-packets in, super-packets out, every byte and every checksum right.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -161,7 +161,7 @@ fn bursts(from: &Namespace, into: &Namespace, to: &str, size: usize, count: usiz
         let _inside = into.enter()?;
         UdpSocket::bind(SocketAddr::new(to.parse()?, 0))?
     };
-    receiver.set_read_timeout(Some(Duration::from_secs(5)))?;
+    receiver.set_read_timeout(Some(PATIENCE))?;
     let sender = {
         let _inside = from.enter()?;
         UdpSocket::bind(if to.contains(':') { "[::]:0" } else { "0.0.0.0:0" })?
