@@ -1,7 +1,8 @@
 //! The TUN's offloads through whole daemons: super-packets in, super-packets out, every byte and every checksum right.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -331,6 +332,22 @@ fn counted(shown: &Value, histogram: &str) -> Result<u64> {
     Ok(count)
 }
 
+/// That the histograms have all that is counted elsewhere, too, and nothing twice.
+fn histograms_agree(shown: &Value) -> Result<()> {
+    let counter = |name| number(&shown["counters"], name);
+    let read = counter("tun_packets")? + counter("tun_super_packets")? - counter("tun_super_segments")?;
+    for (histogram, wanted) in [
+        ("added_inbound_ns", counted(shown, "run_datagrams_received")?),
+        ("added_outbound_ns", read),
+        ("run_datagrams_sealed", counter("runs_sealed")?),
+        ("packets_per_datagram_sealed", counter("datagrams_sealed")?),
+    ] {
+        let found = counted(shown, histogram)?;
+        ensure!(found > 0 && found == wanted, "{histogram}: {found}, not {wanted}: {shown:#}");
+    }
+    Ok(())
+}
+
 #[test]
 fn every_run_and_packet_is_in_the_histograms_once() -> Result<()> {
     if !require_privileges("every_run_and_packet_is_in_the_histograms_once") {
@@ -340,19 +357,17 @@ fn every_run_and_packet_is_in_the_histograms_once() -> Result<()> {
     tunnel.ping()?;
     inner_transfers(&tunnel)?;
     for daemon in [&tunnel.left, &tunnel.right] {
-        let shown = assert_conserved(daemon)?;
-        let counter = |name| number(&shown["counters"], name);
-        let read = counter("tun_packets")? + counter("tun_super_packets")? - counter("tun_super_segments")?;
-        let received = counted(&shown, "run_datagrams_received")?;
-        for (histogram, wanted) in [
-            ("added_inbound_ns", received),
-            ("added_outbound_ns", read),
-            ("run_datagrams_sealed", counter("runs_sealed")?),
-            ("packets_per_datagram_sealed", counter("datagrams_sealed")?),
-        ] {
-            let found = counted(&shown, histogram)?;
-            ensure!(found > 0 && found == wanted, "{histogram}: {found}, not {wanted}: {shown:#}");
+        let (mut shown, deadline) = (assert_conserved(daemon)?, Instant::now() + PATIENCE);
+        // What a thread has just counted is in its histogram a moment later.
+        while let Err(error) = histograms_agree(&shown) {
+            if Instant::now() > deadline {
+                return Err(error);
+            }
+            thread::sleep(Duration::from_millis(10));
+            shown = assert_conserved(daemon)?;
         }
+        let counter = |name| number(&shown["counters"], name);
+        let received = counted(&shown, "run_datagrams_received")?;
         let longest = number(&shown["histograms"]["run_datagrams_received"], "max")?;
         ensure!(longest > 1 && received < counter("datagrams_received")?, "runs came: {shown:#}");
         ensure!(number(&shown["histograms"]["run_datagrams_sealed"], "max")? > 1, "runs went: {shown:#}");
