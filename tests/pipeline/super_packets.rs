@@ -25,7 +25,8 @@ const PSH: u8 = 0x08;
 const ACK: u8 = 0x10;
 
 /// Payload bytes of TCP and of UDP super-packets that a host sends at a time, and of their segments: as much as there can
-/// be, odd, small enough to share datagrams, and no more than one segment. A TUN holds all of their packets.
+/// be, odd, small enough to share datagrams, and no more than one segment. A TUN holds all of their packets, once it has
+/// none of before.
 const SIZES: &[[(usize, u16); 2]] = &[
     [(47 * 1376, 1376), (47 * 1388, 1388)],
     [(40 * 999 + 1, 999), (50 * 1201 + 600, 1201)],
@@ -54,7 +55,11 @@ fn cross(setup: Setup) {
                 let flow = Flow { carries, from, sequence: sequences[from], size };
                 let payload = chance.noise(len..len + 1);
                 let (header, packet) = flow.pack(&payload);
-                assert!(sides[from].host.send_with(header, &packet), "a TUN that is full");
+                let deadline = Instant::now() + PATIENCE;
+                while !sides[from].host.send_with(header, &packet) {
+                    assert!(Instant::now() < deadline, "a TUN that stays full");
+                    thread::yield_now();
+                }
                 (packets, segments) = (packets + 1, segments + payload.len().div_ceil(size.into()) as u64);
                 (flow, payload)
             })
