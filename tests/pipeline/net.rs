@@ -34,7 +34,8 @@ pub struct Net {
     arrived: [HashSet<u32>; 2],
     /// How many will never.
     lost: [u64; 2],
-    deadline: Instant,
+    /// When the test has taken too long, however often it waited.
+    end: Instant,
 }
 
 impl Net {
@@ -62,7 +63,7 @@ impl Net {
             sent_lately: [0; 2],
             arrived: Default::default(),
             lost: [0; 2],
-            deadline: Instant::now() + PATIENCE,
+            end: Instant::now() + 10 * PATIENCE,
         };
         net.exchange(&mut fate, [1, 0]);
         net.exchange(&mut fate, [WINDOW; 2]);
@@ -121,8 +122,9 @@ impl Net {
 
     /// Carries and receives until `done`.
     pub fn wait(&mut self, mut fate: impl Fate, done: impl Fn(&Net) -> bool) {
+        let deadline = self.deadline();
         while !done(self) {
-            assert!(Instant::now() < self.deadline, "stuck: {}", self.report());
+            assert!(Instant::now() < deadline, "stuck: {}", self.report());
             if !self.step(&mut fate) {
                 thread::yield_now();
             }
@@ -202,15 +204,21 @@ impl Net {
 
     /// Stops both sides once they have taken in what the wire has given them. Their books must balance.
     pub fn stop(self) -> [Ended; 2] {
+        let deadline = self.deadline();
         while (0..2)
             .any(|n| self.wire.given(n) != self.sides[n].counters.link.datagrams_received.load(Relaxed))
         {
-            assert!(Instant::now() < self.deadline, "not received: {}", self.report());
+            assert!(Instant::now() < deadline, "not received: {}", self.report());
             thread::yield_now();
         }
         let ended = self.sides.map(Side::stop);
         ended.iter().for_each(Ended::assert_at_rest);
         ended
+    }
+
+    /// When a wait that begins now has taken too long.
+    fn deadline(&self) -> Instant {
+        self.end.min(Instant::now() + PATIENCE)
     }
 
     fn report(&self) -> String {
