@@ -146,7 +146,8 @@ fn a_thousand_sessions(mode: ThreadingMode) {
     let ended = side.stop();
     ended.assert_at_rest();
     let (counters, sessions) = (&ended.shown.counters, SESSIONS as u64);
-    assert_eq!(counters["initiations_accepted"], sessions, "{counters:#?}");
+    // One more for each that was not answered within the five seconds after which it is tried again.
+    assert!(counters["initiations_accepted"] >= sessions, "{counters:#?}");
 }
 
 #[test]
