@@ -17,6 +17,17 @@ pub fn on_the_hook(namespace: &Namespace) -> Result<Vec<u32>> {
     attached_programs(Facts::gather("eth0")?.nic.index)
 }
 
+/// Starts a daemon where another has just been killed: the kernel may take longer to free its queue than a daemon waits.
+fn start_again(node: &Node, link: Link) -> Result<Daemon> {
+    let killed = Instant::now();
+    loop {
+        match node.start_with(link) {
+            Err(_) if killed.elapsed() < PATIENCE => {}
+            started => return started,
+        }
+    }
+}
+
 fn killed(name: &str, link: Link, standing: &str) -> Result<()> {
     if !require_privileges(name) {
         return Ok(());
@@ -32,7 +43,7 @@ fn killed(name: &str, link: Link, standing: &str) -> Result<()> {
         until("the program is detached", || Ok(on_the_hook(far)?.is_empty()))?;
         println!("the program is gone after {:?}", killed.elapsed());
         // `--link xdp`: it would not start if the queue were not free.
-        right = hosts.right.start_with(link).with_context(|| format!("restart {round}"))?;
+        right = start_again(&hosts.right, link).with_context(|| format!("restart {round}"))?;
         ensure!(rung(&right)? == standing && count(&right, "transitions")? == 1, "{}", right.log());
     }
     ping(near, "10.8.0.2", PATIENCE)?;
