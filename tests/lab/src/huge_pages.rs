@@ -11,6 +11,9 @@ use anyhow::{Context, Result, ensure};
 
 /// How many of the usual size the host has reserved (Documentation/admin-guide/mm/hugetlbpage.rst).
 const RESERVED: &str = "/proc/sys/vm/nr_hugepages";
+/// Once written to, the host moves together what is in use, so that large pieces are free
+/// (Documentation/admin-guide/sysctl/vm.rst).
+const COMPACT: &str = "/proc/sys/vm/compact_memory";
 /// Where notes are: like the reservation, they do not outlive a restart of the machine.
 pub(crate) const NOTES: &str = "/run";
 /// What the name of every note ends with.
@@ -28,6 +31,8 @@ impl HugePages {
     pub(crate) fn reserve(maker: &str, pages: u64) -> Result<HugePages> {
         let reserved = Path::new(RESERVED);
         let before = number(reserved).context("this kernel knows no huge pages")?;
+        // Not every kernel can; it may have enough of them as it is.
+        let _ = fs::write(COMPACT, "1");
         fs::write(reserved, (before + pages).to_string()).with_context(|| format!("writing {RESERVED}"))?;
         let got = number(reserved)?.saturating_sub(before);
         let note = Path::new(NOTES).join(format!("{maker}{NOTE}"));
