@@ -5,6 +5,7 @@ use std::fs::{self, Permissions};
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use veil_lab::{Lab, Node, require_privileges, signal};
@@ -137,8 +138,15 @@ fn answered(
         for _ in 0..3 {
             peer.send_data(&mut session)?;
         }
-        send_packet(node, CALLER.1)?;
-        peer.await_data(&mut session)?;
+        // The host's packets are carried in the session before until the daemon has opened what was sent in this one.
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            send_packet(node, CALLER.1)?;
+            if peer.await_data(&mut session)? {
+                break;
+            }
+            ensure!(Instant::now() < deadline, "the caller's session {n} is not used");
+        }
         sessions.push(session);
         if sessions.len() > 2 {
             gone.extend(sessions.remove(0).agreed.session);
@@ -180,7 +188,7 @@ fn asked(
 
     let (second, initiation) = peer.await_initiation("second attempt")?;
     let mut session = peer.answer(&second, initiation)?;
-    peer.await_data(&mut session)?;
+    ensure!(peer.await_data(&mut session)?, "data in another session");
     gone.extend(first.all());
     gone.extend_from_slice(&session.agreed.passing);
     check(pid, "the daemon's session is in use", &session.agreed.session, gone)?;

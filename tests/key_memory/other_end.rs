@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 use veil_proto::crypto::{HeaderKey, KeyPair, NetworkSecret, PrivateKey, Psk, PublicKey, Suite, Suites};
 use veil_proto::handshake::envelope::EnvelopeKey;
 use veil_proto::handshake::message::{
@@ -170,15 +170,17 @@ impl<'a, W: Wire> OtherEnd<'a, W> {
         self.wire.send(&datagram)
     }
 
-    /// Waits for a datagram with something in it in `session`.
-    pub fn await_data(&mut self, session: &mut Session) -> Result<()> {
+    /// Waits for a datagram with something in it in `session`. False: one has come in another session.
+    pub fn await_data(&mut self, session: &mut Session) -> Result<bool> {
         loop {
             let mut datagram = self.receive(TYPE_DATA)?;
             let header = Header::parse(&datagram).map_err(|reason| anyhow!("{reason:?}"))?;
-            ensure!(header.index == session.ends.rotator.index(), "data in another session");
+            if header.index != session.ends.rotator.index() {
+                return Ok(false);
+            }
             let opened = session.ends.opener.open(header.counter, &mut datagram);
             if opened.map_err(|reason| anyhow!("{reason:?}"))?.0 > 0 {
-                return Ok(());
+                return Ok(true);
             }
         }
     }
