@@ -8,6 +8,7 @@ mod attached;
 mod bad_input;
 mod carries;
 mod cleanup;
+mod cpu_latency;
 mod farewell;
 mod flood;
 mod hub;

@@ -82,6 +82,8 @@ pub struct ThreadsConfig {
     pub cores: Option<Vec<usize>>,
     /// Who moves packets never sleeps, and the kernel polls the NIC for their sockets where it can.
     pub busy_poll: bool,
+    /// Microseconds in which every core of the machine must be able to wake; absent: as the system has it.
+    pub cpu_latency: Option<u32>,
     /// The nice value of the threads that move packets, -20 to 19; absent: what the daemon was started with.
     pub nice: Option<i8>,
 }

@@ -20,6 +20,7 @@ use crate::control::lease::Leases;
 use crate::control::socket::{ControlSocket, default_path};
 use crate::control::state::{self, StateFile};
 use crate::control::status::{Facts, Gauges};
+use crate::event_loop::cpu_latency::CpuLatency;
 use crate::event_loop::pipeline::{self, Joints, PathErrors, ThreadedEventLoop};
 use crate::event_loop::poll::Signals;
 use crate::event_loop::process::{Process, gso_max_sizes};
@@ -212,7 +213,10 @@ impl Run {
         let started = now();
         let (mode, reason) = threads.mode;
         let (listening, rung) = (vec![config.listen.to_string()], aside.rung());
-        let facts = Facts::new(&config, listening, aside.reason, (mode, reason.clone()), started);
+        // In force until the daemon ends.
+        let cpu_latency = CpuLatency::hold(config.threads.cpu_latency);
+        let facts = Facts::new(&config, listening, aside.reason, (mode, reason.clone()), started)
+            .with_cpu_latency(cpu_latency.as_ref());
         let (name, listen, endpoints) = (config.name.clone(), config.listen, endpoints(&config));
         let keys: Vec<_> = config.peers.iter().map(|peer| peer.public_key).collect();
         let state_path = state.unwrap_or_else(|| state::default_path(&name));

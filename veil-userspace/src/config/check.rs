@@ -77,6 +77,13 @@ pub fn config(raw: Raw, source: &Source) -> Result<Config> {
         mode: choice(raw.threads.mode.as_ref(), "mode", source)?,
         cores: raw.threads.cores.map(|cores| cores_of(&cores, source)).transpose()?,
         busy_poll: raw.threads.busy_poll.unwrap_or(false),
+        cpu_latency: number(
+            raw.threads.cpu_latency.as_ref(),
+            "cpu-latency",
+            0..=1_000_000,
+            "microseconds (with 0 no core sleeps)",
+            source,
+        )?,
         nice: number(raw.threads.nice.as_ref(), "nice", -20..=19, "(-20 is served first)", source)?,
     };
     let rekey_cure = "seconds (sessions are never kept longer than 120)";

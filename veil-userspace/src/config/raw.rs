@@ -72,6 +72,7 @@ pub struct Threads {
     pub mode: Option<Spanned<String>>,
     pub cores: Option<Vec<Spanned<i64>>>,
     pub busy_poll: Option<bool>,
+    pub cpu_latency: Option<Spanned<i64>>,
     pub nice: Option<Spanned<i64>>,
 }
 

@@ -265,6 +265,8 @@ fn numbers_out_of_range_are_told_the_range() {
         error(&interface("[threads]\nnice = -21\n")),
         "veil.toml:5: nice = -21 is out of range: choose -20 to 19 (-20 is served first)"
     );
+    let wanted = "veil.toml:5: cpu-latency = -1 is out of range: choose 0 to 1000000 microseconds (with 0 no core sleeps)";
+    assert_eq!(error(&interface("[threads]\ncpu-latency = -1\n")), wanted);
     let wanted = "veil.toml:5: rekey-after = 121 is out of range: choose 1 to 120 seconds (sessions are never kept longer than 120)";
     assert_eq!(error(&interface("[timers]\nrekey-after = 121\n")), wanted);
     let wanted = "veil.toml:5: rotate-after = 31 is out of range: choose 1 to 30 seconds (receiver indices are never kept longer than 30 while there is traffic)";

@@ -59,6 +59,9 @@ pub struct Snapshot {
     pub threads: String,
     /// Why that mode.
     pub threads_reason: String,
+    /// Microseconds in which the daemon has asked for every core of the machine to wake; null where it has not.
+    #[serde(default)]
+    pub cpu_latency_us: Option<u64>,
     /// Seconds since the start.
     pub uptime_s: u64,
     /// Largest inner packet, bytes: as configured, or as leases have it.
@@ -311,7 +314,7 @@ mod tests {
     fn the_json_is_what_programs_rely_on() {
         let json = serde_json::to_value(render::tests::example()).unwrap();
         let keys: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
-        let wanted = "conservation counters drops frames histograms interface link listen mtu offloads peers public_key rung rung_reason threads threads_reason uptime_s xdp";
+        let wanted = "conservation counters cpu_latency_us drops frames histograms interface link listen mtu offloads peers public_key rung rung_reason threads threads_reason uptime_s xdp";
         assert_eq!(keys.join(" "), wanted);
         let keys: Vec<_> = json["peers"][0].as_object().unwrap().keys().map(String::as_str).collect();
         let wanted = "allowed_ips configured_endpoint drops endpoint last_handshake_s_ago lease lease_in_force lease_left_out lease_wanted name offer path_mtu_datagram public_key rx_bytes rx_packets tx_bytes tx_packets";

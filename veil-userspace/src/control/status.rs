@@ -15,6 +15,7 @@ use super::state::StateCounters;
 use crate::config::Config;
 use crate::event_loop::ThreadingMode;
 use crate::event_loop::added::AddedTime;
+use crate::event_loop::cpu_latency::CpuLatency;
 use crate::event_loop::process::{Process, ProcessCounters};
 use crate::frame::{SetName, WideSet, lost_frames};
 use crate::histogram::Summary;
@@ -60,6 +61,12 @@ impl Facts {
             ..Default::default()
         };
         Facts { template, started: now.mono }
+    }
+
+    /// What is asked of the machine's cores meanwhile.
+    pub fn with_cpu_latency(mut self, asked: Option<&CpuLatency>) -> Self {
+        self.template.cpu_latency_us = asked.map(|asked| asked.microseconds().into());
+        self
     }
 
     /// How many peers there are.

@@ -8,6 +8,7 @@ pub mod added;
 pub mod asleep;
 mod control;
 pub mod cores;
+pub mod cpu_latency;
 mod futex;
 pub mod mode;
 mod parts;

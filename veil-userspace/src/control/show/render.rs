@@ -25,6 +25,9 @@ pub fn render(snapshot: &Snapshot, colour: bool) -> String {
     };
     page.line_because("link", &rung, &snapshot.rung_reason);
     page.line_because("threads", &snapshot.threads, &snapshot.threads_reason);
+    if let Some(microseconds) = snapshot.cpu_latency_us {
+        page.line("cores wake", &format!("within {} µs", grouped(microseconds)));
+    }
     page.line("mtu", &snapshot.mtu.to_string());
     page.line("running for", &duration(snapshot.uptime_s));
     page.line("offloads", &offloads(snapshot));
@@ -240,6 +243,7 @@ pub mod tests {
             xdp: Default::default(),
             threads: "single".into(),
             threads_reason: "2 cores".into(),
+            cpu_latency_us: Some(0),
             uptime_s: 11_530,
             mtu: 1416,
             peers: vec![
@@ -313,6 +317,7 @@ interface veil0
   listening       0.0.0.0:4433, [::]:4433
   link            udp (as asked)
   threads         single (2 cores)
+  cores wake      within 0 µs
   mtu             1416
   running for     3 h 12 min
   offloads        gro, gso
