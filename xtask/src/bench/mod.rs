@@ -4,6 +4,7 @@
 //! [`Plan`] as an argument, measures, and hands its figures back on stdout. Nothing in the checkout ends up owned by root.
 
 mod added;
+mod awake;
 mod bulk;
 mod calls;
 mod chart;
@@ -78,6 +79,9 @@ pub struct Options {
     /// Measure this WireGuard program too (it must take `-f INTERFACE` and speak UAPI)
     #[arg(long, value_name = "NAME=PATH", value_parser = name_and_path)]
     peer: Vec<(String, PathBuf)>,
+    /// Let idle cores sleep meanwhile; else they are kept awake (/dev/cpu_dma_latency), for all contenders alike
+    #[arg(long)]
+    let_cores_sleep: bool,
     /// First install the peers that are missing, from crates and Debian; takes minutes
     #[arg(long)]
     install_peers: bool,
@@ -136,7 +140,8 @@ pub fn bench(options: &Options) -> Result<()> {
     if let Some(program) = &mut flood {
         *program = copies.of(program)?.path;
     }
-    let plan = Plan { settings: Settings::new(options.quick), groups, contenders, flood };
+    let awake = !options.let_cores_sleep && awake::possible();
+    let plan = Plan { settings: Settings::new(options.quick, awake), groups, contenders, flood };
     let machine = Machine::look()?;
     if let Some(busy) = machine.busy.filter(|busy| *busy > BUSY) {
         eprintln!(
@@ -223,6 +228,7 @@ fn hand_to_root(plan: &Plan) -> Result<Measured> {
 fn measure_as_root(plan: &str) -> Result<()> {
     let plan: Plan = serde_json::from_str(plan).context("--measure takes a plan")?;
     interrupt::watch();
+    let _awake = plan.settings.awake.then(awake::keep).transpose()?;
     let (contenders, outcome) = measure::measure(&plan);
     if let Err(error) = &outcome {
         eprintln!("\n{error:#}");
@@ -265,7 +271,7 @@ mod tests {
     #[test]
     fn a_plan_survives_the_command_line() {
         let plan = Plan {
-            settings: Settings::new(true),
+            settings: Settings::new(true, false),
             groups: Group::ALL.to_vec(),
             contenders: contenders::find(&["raw".to_owned()], &[]).unwrap(),
             flood: None,

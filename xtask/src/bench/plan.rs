@@ -30,14 +30,17 @@ pub struct Settings {
     pub trials: u32,
     /// For how long an idle tunnel is pinged, in milliseconds.
     pub idle_ms: u64,
+    /// No core sleeps meanwhile. In older files they did.
+    #[serde(default)]
+    pub awake: bool,
 }
 
 impl Settings {
-    pub fn new(quick: bool) -> Settings {
+    pub fn new(quick: bool, awake: bool) -> Settings {
         if quick {
-            Settings { quick, rounds: 3, bulk_seconds: 2, trial_ms: 400, trials: 6, idle_ms: 1000 }
+            Settings { quick, rounds: 3, bulk_seconds: 2, trial_ms: 400, trials: 6, idle_ms: 1000, awake }
         } else {
-            Settings { quick, rounds: 5, bulk_seconds: 5, trial_ms: 1000, trials: 8, idle_ms: 4000 }
+            Settings { quick, rounds: 5, bulk_seconds: 5, trial_ms: 1000, trials: 8, idle_ms: 4000, awake }
         }
     }
 
@@ -49,10 +52,11 @@ impl Settings {
         Duration::from_millis(self.idle_ms)
     }
 
-    /// "medians of 5 rounds", with a warning where it is due.
+    /// "medians of 5 rounds, cores kept awake", with a warning where it is due.
     pub fn line(&self) -> String {
         let quick = if self.quick { " (quick: short ones, good for a first look only)" } else { "" };
         let plural = if self.rounds == 1 { "" } else { "s" };
-        format!("medians of {} round{plural}{quick}", self.rounds)
+        let awake = if self.awake { ", cores kept awake" } else { "" };
+        format!("medians of {} round{plural}{awake}{quick}", self.rounds)
     }
 }

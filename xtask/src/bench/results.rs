@@ -179,7 +179,7 @@ pub mod tests {
                 dirty: true,
                 rustc: "1.95.0".into(),
             },
-            settings: Settings::new(true),
+            settings: Settings::new(true, false),
             figures: figures(),
             contenders,
             comparisons: Vec::new(),

@@ -135,11 +135,11 @@ mod tests {
     }
 
     fn best(trial: impl FnMut(f64) -> Result<Trial>) -> Option<f64> {
-        best_trial(&Settings::new(false), trial).unwrap().0.map(|trial| trial.rate())
+        best_trial(&Settings::new(false, false), trial).unwrap().0.map(|trial| trial.rate())
     }
 
     fn limit(trial: impl FnMut(f64) -> Result<Trial>) -> Limit {
-        best_trial(&Settings::new(false), trial).unwrap().1
+        best_trial(&Settings::new(false, false), trial).unwrap().1
     }
 
     #[test]
