@@ -73,6 +73,14 @@ fn end(own: usize, has_session: bool) -> Process {
     Process::new(sessions, MTU)
 }
 
+/// A packet as it is read from the host, in a frame of `set`.
+fn inner(set: &mut WideSet, vnet_hdr: VnetHdr, packet: &[u8]) -> Inner {
+    let mut frame = set.take().unwrap();
+    frame.buffer_mut()[..packet.len()].copy_from_slice(packet);
+    frame.set_len(packet.len());
+    Inner { frame: frame.into(), vnet_hdr }
+}
+
 /// A tunnel in memory from a host to another.
 struct Tunnel {
     out: Process,
@@ -101,15 +109,23 @@ impl Tunnel {
     fn seal(&mut self, packets: &[(VnetHdr, Vec<u8>)]) -> Vec<Sealed> {
         let mut from_tun = Bounded::new(64);
         for (vnet_hdr, packet) in packets {
-            let mut frame = self.read.take().unwrap();
-            frame.buffer_mut()[..packet.len()].copy_from_slice(packet);
-            frame.set_len(packet.len());
-            from_tun.push(Inner { frame: frame.into(), vnet_hdr: *vnet_hdr }).unwrap();
+            from_tun.push(inner(&mut self.read, *vnet_hdr, packet)).unwrap();
         }
         let mut to_link = Bounded::new(128);
         self.out.outbound(&mut from_tun, &mut self.read, &mut to_link, now());
         assert!(from_tun.is_empty() && self.read.is_whole());
         std::iter::from_fn(|| to_link.pop()).collect()
+    }
+
+    /// Puts one packet into its run, which stays open as while a batch lasts.
+    fn put(&mut self, (header, packet): (VnetHdr, Vec<u8>), to_link: &mut Bounded<Sealed>) {
+        let mut inner = inner(&mut self.read, header, &packet);
+        if header.gso_type == GSO_NONE {
+            self.out.seal_inner(&mut inner, to_link, now()).unwrap();
+        } else {
+            self.out.seal_super(&inner, to_link, now());
+        }
+        inner.frame.home(&mut self.read);
     }
 
     /// Opens `runs` at the far end, frame by frame copied as a wire would; what its host is given.
@@ -151,6 +167,11 @@ fn large(tcp: bool, payload: usize, size: u16) -> (VnetHdr, Vec<u8>) {
     let header =
         VnetHdr { flags: NEEDS_CSUM, gso_type, hdr_len, gso_size: size, csum_start: 20, csum_offset };
     (header, packet.partial())
+}
+
+/// A packet of `len` bytes that is no super-packet.
+fn plain(len: usize) -> (VnetHdr, Vec<u8>) {
+    (VnetHdr::NONE, Packet::new(false, false, &vec![7; len - 28]).partial())
 }
 
 fn datagrams(runs: &[Sealed]) -> Vec<usize> {
@@ -225,6 +246,26 @@ fn on_a_narrow_path_tcp_is_cut_shorter_and_udp_goes_in_pieces() {
             assert_eq!(fragmented, 20);
         }
         tunnel.assert_conserved();
+    }
+}
+
+#[test]
+fn a_run_wider_than_its_path_has_become_is_not_gone_on_with() {
+    // What comes later is shorter by less than is padded: it would be made as long as what was sealed before.
+    let cases = [
+        (vec![plain(1416), plain(1416)], plain(1366)),
+        (vec![large(true, 2 * 1364, 1364)], large(true, 2 * 1314, 1314)),
+    ];
+    for (before, after) in cases {
+        let (mut tunnel, mut to_link) = (Tunnel::new(), Bounded::new(4));
+        before.into_iter().for_each(|packet| tunnel.put(packet, &mut to_link));
+        tunnel.out.path_mtu(path().remote().ip(), 1430, now());
+        tunnel.put(after, &mut to_link);
+        tunnel.out.flush(&mut to_link, now());
+        let runs: Vec<Sealed> = std::iter::from_fn(|| to_link.pop()).collect();
+        let segments: Vec<u16> = runs.iter().map(|run| run.segment).collect();
+        assert_eq!(segments, [1416 + (MUX_HEADER + MIN_DATAGRAM) as u16, 1430 - 28]);
+        tunnel.open(runs);
     }
 }
 
@@ -452,14 +493,8 @@ fn without_frames_the_rest_is_dropped_and_counted() {
     // All but one of the frames that `has_room` asks for: a run, and nothing for the other segments.
     let set = tunnel.out.transmit_set();
     let away: Vec<_> = (1..set.total()).map(|_| set.take().unwrap()).collect();
-    let (header, packet) = large(true, 47 * 1364, 1364);
-    let mut frame = tunnel.read.take().unwrap();
-    frame.buffer_mut()[..packet.len()].copy_from_slice(&packet);
-    frame.set_len(packet.len());
-    let inner = Inner { frame: frame.into(), vnet_hdr: header };
     let mut to_link = Bounded::new(4);
-    tunnel.out.seal_super(&inner, &mut to_link, now());
-    inner.frame.home(&mut tunnel.read);
+    tunnel.put(large(true, 47 * 1364, 1364), &mut to_link);
     tunnel.out.flush(&mut to_link, now());
     away.into_iter().for_each(|frame| tunnel.out.transmit_set().give(frame));
     let runs: Vec<Sealed> = std::iter::from_fn(|| to_link.pop()).collect();
