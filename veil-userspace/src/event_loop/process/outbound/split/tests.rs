@@ -38,8 +38,8 @@ fn path() -> Path {
     Path::to(([192, 0, 2, 1], 4433).into())
 }
 
-/// End 0 or 1 of a tunnel: it seals under its own key and opens under the other's.
-fn end(own: usize, has_session: bool) -> Process {
+/// End 0 or 1 of a tunnel, with a session since then, if any: it seals under its own key and opens under the other's.
+fn end(own: usize, since: Option<Now>) -> Process {
     let public = |end: usize| PublicKey([1 + end as u8; 32]);
     let (other, secret) = (1 - own, NetworkSecret::default());
     let settings = PeerSettings {
@@ -52,12 +52,12 @@ fn end(own: usize, has_session: bool) -> Process {
         has_endpoint: true,
     };
     let mut sessions = Sessions::new(&public(own), &secret, &[settings], None);
-    if has_session {
+    if let Some(now) = since {
         let (index, header) = (7, HeaderKey::derive(&public(own), &secret));
         let sealer =
             Sealer::new(AeadKey::new(SUITE, &KEYS[own]), index, HeaderKey::derive(&public(other), &secret));
         let opener = Opener::new(AeadKey::new(SUITE, &KEYS[other]));
-        let session = TransportSession::new(PeerId(0), Role::Responder, 0, index, sealer, opener);
+        let session = TransportSession::new(PeerId(0), Role::Responder, now.mono, index, sealer, opener);
         let session = Box::new(session);
         sessions.handle(ToSessions::Ready(NewSession { session, path: path(), number: None }));
         // The other end's first datagram brings the session into use. Its counter is one that the other sealer does not
@@ -67,7 +67,7 @@ fn end(own: usize, has_session: bool) -> Process {
         Header { kind: TYPE_DATA, index, counter }.write(head);
         aead_encrypt(&AeadKey::new(SUITE, &KEYS[other]), counter, head, body);
         header.mask(&mut keepalive);
-        sessions.open(&mut keepalive, &path(), now());
+        sessions.open(&mut keepalive, &path(), now);
         while sessions.next_event().is_some() {}
     }
     Process::new(sessions, MTU)
@@ -89,16 +89,22 @@ struct Tunnel {
     host: MemHost,
     read: WideSet,
     received: WideSet,
+    now: Now,
 }
 
 impl Tunnel {
     fn new() -> Self {
+        Self::at(now())
+    }
+
+    /// The same at another time.
+    fn at(now: Now) -> Self {
         let (_, mut tun, host) = tun(10_000).unwrap();
         tun.join(true, true);
-        let (out, into) = (end(0, true), end(1, true));
+        let (out, into) = (end(0, Some(now)), end(1, Some(now)));
         let read = WideSet::new(SetName::TunReceive, 64);
         let received = WideSet::new(SetName::LinkReceive, 64);
-        Tunnel { out, into, tun, host, read, received }
+        Tunnel { out, into, tun, host, read, received, now }
     }
 
     fn counters(&self) -> Arc<ProcessCounters> {
@@ -112,7 +118,7 @@ impl Tunnel {
             from_tun.push(inner(&mut self.read, *vnet_hdr, packet)).unwrap();
         }
         let mut to_link = Bounded::new(128);
-        self.out.outbound(&mut from_tun, &mut self.read, &mut to_link, now());
+        self.out.outbound(&mut from_tun, &mut self.read, &mut to_link, self.now);
         assert!(from_tun.is_empty() && self.read.is_whole());
         std::iter::from_fn(|| to_link.pop()).collect()
     }
@@ -121,9 +127,9 @@ impl Tunnel {
     fn put(&mut self, (header, packet): (VnetHdr, Vec<u8>), to_link: &mut Bounded<Sealed>) {
         let mut inner = inner(&mut self.read, header, &packet);
         if header.gso_type == GSO_NONE {
-            self.out.seal_inner(&mut inner, to_link, now()).unwrap();
+            self.out.seal_inner(&mut inner, to_link, self.now).unwrap();
         } else {
-            self.out.seal_super(&inner, to_link, now());
+            self.out.seal_super(&inner, to_link, self.now);
         }
         inner.frame.home(&mut self.read);
     }
@@ -141,7 +147,7 @@ impl Tunnel {
             run.frame.home(self.out.transmit_set());
         }
         let (mut to_tun, mut to_handshakes) = (Bounded::new(128), Bounded::new(1));
-        self.into.inbound(&mut from_link, &mut to_tun, &mut to_handshakes, &mut self.received, now());
+        self.into.inbound(&mut from_link, &mut to_tun, &mut to_handshakes, &mut self.received, self.now);
         let mut homes = crate::frame::TwoHomes(&mut self.received, self.into.injected_set());
         self.tun.write(&mut to_tun, &mut homes);
         assert!(self.received.is_whole());
@@ -265,6 +271,25 @@ fn a_run_wider_than_its_path_has_become_is_not_gone_on_with() {
         let runs: Vec<Sealed> = std::iter::from_fn(|| to_link.pop()).collect();
         let segments: Vec<u16> = runs.iter().map(|run| run.segment).collect();
         assert_eq!(segments, [1416 + (MUX_HEADER + MIN_DATAGRAM) as u16, 1430 - 28]);
+        tunnel.open(runs);
+    }
+}
+
+#[test]
+fn packets_too_wide_for_a_limit_that_is_no_longer_believed_have_a_probe_of_their_size_sent() {
+    for packet in [plain(1400), large(true, 3 * 1348, 1348)] {
+        let mut tunnel = Tunnel::at(Now { mono: 601 * SECOND, ..now() });
+        // Ten minutes ago, of the least width there is: that one needs no confirmation.
+        tunnel.out.path_mtu(path().remote().ip(), 1280, now());
+        // With the first the limit's time is up, the second begins the search.
+        for _ in 0..2 {
+            let runs = tunnel.seal(std::slice::from_ref(&packet));
+            tunnel.open(runs);
+            tunnel.out.on_timer(tunnel.now);
+        }
+        let runs = tunnel.seal(&[]);
+        let largest = runs.iter().map(|run| usize::from(run.segment)).max();
+        assert_eq!(largest, Some(1400 + MUX_HEADER + MIN_DATAGRAM));
         tunnel.open(runs);
     }
 }
@@ -449,7 +474,7 @@ fn a_packet_above_the_mtu_is_refused_and_one_as_large_is_not() {
 #[test]
 fn packets_that_waited_in_vain_are_dropped_and_counted() {
     let mut tunnel = Tunnel::new();
-    tunnel.out = end(0, false);
+    tunnel.out = end(0, None);
     assert!(tunnel.seal(&[large(true, 3 * 1364, 1364)]).is_empty());
     // Of another request: it says nothing about this one.
     for (number, waiting) in [(0, 3), (1, 0)] {
@@ -479,7 +504,7 @@ fn what_is_refused_is_counted_by_its_segments() {
 #[test]
 fn without_a_session_the_newest_segments_wait() {
     let mut tunnel = Tunnel::new();
-    tunnel.out = end(0, false);
+    tunnel.out = end(0, None);
     assert!(tunnel.seal(&[large(true, 47 * 1364, 1364), large(true, 47 * 1364, 1364)]).is_empty());
     let counters = tunnel.counters();
     assert_eq!(counters.waiting.load(Relaxed), 64);
