@@ -38,27 +38,39 @@ fn path() -> Path {
     Path::to(([192, 0, 2, 1], 4433).into())
 }
 
-/// End 0 or 1 of a tunnel, with a session since then, if any: it seals under its own key and opens under the other's.
-fn end(own: usize, since: Option<Now>) -> Process {
-    let public = |end: usize| PublicKey([1 + end as u8; 32]);
-    let (other, secret) = (1 - own, NetworkSecret::default());
-    let settings = PeerSettings {
-        public_key: public(other),
+fn public(end: usize) -> PublicKey {
+    PublicKey([1 + end as u8; 32])
+}
+
+fn settings(public_key: PublicKey, allowed_ips: Vec<IpNet>) -> PeerSettings {
+    PeerSettings {
+        public_key,
         psk: Psk::default(),
         suites: Suites::only(SUITE),
-        allowed_ips: vec!["0.0.0.0/0", "::/0"].into_iter().map(|net| net.parse::<IpNet>().unwrap()).collect(),
+        allowed_ips,
         keepalive: None,
         lease: false,
         has_endpoint: true,
-    };
-    let mut sessions = Sessions::new(&public(own), &secret, &[settings], None);
+    }
+}
+
+/// A session of end `own` with a peer, under one receiver index both ways.
+fn session(own: usize, peer: PeerId, role: Role, index: u32, now: Now) -> Box<TransportSession> {
+    let header = HeaderKey::derive(&public(1 - own), &NetworkSecret::default());
+    let sealer = Sealer::new(AeadKey::new(SUITE, &KEYS[own]), index, header);
+    let opener = Opener::new(AeadKey::new(SUITE, &KEYS[1 - own]));
+    Box::new(TransportSession::new(peer, role, now.mono, index, sealer, opener))
+}
+
+/// End 0 or 1 of a tunnel, with a session since then, if any: it seals under its own key and opens under the other's.
+fn end(own: usize, since: Option<Now>) -> Process {
+    let (other, secret) = (1 - own, NetworkSecret::default());
+    let all = ["0.0.0.0/0", "::/0"].map(|net| net.parse::<IpNet>().unwrap());
+    let settings = [settings(public(other), all.to_vec())];
+    let mut sessions = Sessions::new(&public(own), &secret, &settings, None);
     if let Some(now) = since {
         let (index, header) = (7, HeaderKey::derive(&public(own), &secret));
-        let sealer =
-            Sealer::new(AeadKey::new(SUITE, &KEYS[own]), index, HeaderKey::derive(&public(other), &secret));
-        let opener = Opener::new(AeadKey::new(SUITE, &KEYS[other]));
-        let session = TransportSession::new(PeerId(0), Role::Responder, now.mono, index, sealer, opener);
-        let session = Box::new(session);
+        let session = session(own, PeerId(0), Role::Responder, index, now);
         sessions.handle(ToSessions::Ready(NewSession { session, path: path(), number: None }));
         // The other end's first datagram brings the session into use. Its counter is one that the other sealer does not
         // come to here, and within the replay window of those it does.
@@ -510,6 +522,35 @@ fn without_a_session_the_newest_segments_wait() {
     assert_eq!(counters.waiting.load(Relaxed), 64);
     assert_eq!(counters.drops.of(DropReason::NoSession), 94 - 64);
     tunnel.assert_conserved();
+}
+
+#[test]
+fn every_run_finds_room_in_front_of_the_link_however_many_are_open() {
+    let peer = |n: u8| settings(PublicKey([100 + n; 32]), vec![IpNet::host([10, 8, 0, n].into())]);
+    let peers: Vec<PeerSettings> = (0..16).map(peer).collect();
+    let mut sessions = Sessions::new(&public(0), &NetworkSecret::default(), &peers, None);
+    let mut from_tun = Bounded::new(peers.len());
+    let mut read = WideSet::new(SetName::TunReceive, peers.len());
+    for n in 0..16 {
+        let peer = PeerId(n);
+        assert_eq!(sessions.begin(peer, now()), Outbound::Wait);
+        let session = session(0, peer, Role::Initiator, n, now());
+        sessions.handle(ToSessions::Ready(NewSession { session, path: path(), number: Some(1) }));
+        let (header, mut packet) = plain(128);
+        packet[19] = n as u8;
+        from_tun.push(inner(&mut read, header, &packet)).unwrap();
+    }
+    // A packet may begin eight runs: it is taken while there is more room than that beside what is open.
+    let (mut process, mut to_link) = (Process::new(sessions, MTU), Bounded::new(12));
+    for _ in 0..4 {
+        process.outbound(&mut from_tun, &mut read, &mut to_link, now());
+        assert_eq!(to_link.len(), 4);
+        while let Some(run) = to_link.pop() {
+            run.frame.home(process.transmit_set());
+        }
+    }
+    assert!(from_tun.is_empty() && read.is_whole());
+    assert_eq!(process.counters().dropped_datagrams.load(Relaxed), 0);
 }
 
 #[test]
