@@ -19,6 +19,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 const PEER: PeerId = PeerId(0);
 const INDEX: u32 = 5;
+/// That of the other session of a crossed pair.
+const OTHER: u32 = 8;
 const RENEWED: u64 = 130 * SECOND;
 
 fn at(mono: u64) -> Now {
@@ -69,6 +71,39 @@ fn in_session(mut sessions: Sessions, role: Role) -> Sessions {
     sessions.handle(ToSessions::Ready(NewSession { session, path: there(), number: Some(1) }));
     asked(&mut sessions);
     sessions
+}
+
+/// An end with a crossed pair of sessions, both made at 0. The one that it asked for is current, until its peer, whose key
+/// is the smaller one, speaks in the other.
+fn crossed() -> Sessions {
+    let peer = PeerSettings { public_key: PublicKey([0; 32]), ..settings() };
+    let mut sessions = end(&[peer], None);
+    sessions.begin(PEER, at(0));
+    for (index, role, number) in [(OTHER, Role::Responder, None), (INDEX, Role::Initiator, Some(1))] {
+        let session = session(index, role, 0);
+        sessions.handle(ToSessions::Ready(NewSession { session, path: there(), number }));
+    }
+    assert_eq!(current(&mut sessions).rotator.index(), INDEX);
+    sessions
+}
+
+/// The peer speaks, once, in the session of a crossed pair that is not current: from here on it is.
+fn is_spoken_to(sessions: &mut Sessions, index: u32, now: u64) {
+    let mut keepalive = [0; MIN_DATAGRAM];
+    session(index, Role::Responder, 0).sealer.seal(&mut keepalive).expect("a fresh key");
+    assert!(matches!(sessions.open(&mut keepalive, &there(), at(now)), Inbound::Data(_)));
+    assert_eq!(current(sessions).rotator.index(), index);
+}
+
+/// Sends the control frames that are owed, and says how many they were.
+fn said(sessions: &mut Sessions, now: u64) -> usize {
+    let (mut said, mut payload) = (0, Vec::new());
+    while let Some(peer) = sessions.next_owing() {
+        while sessions.next_control_frame(peer, at(now), &mut payload).is_some() {
+            said += 1;
+        }
+    }
+    said
 }
 
 /// Replaces its session, 130 s old, by another of its making.
@@ -464,20 +499,36 @@ fn each_family_of_addresses_has_its_own_least_width() {
 
 #[test]
 fn what_still_matters_is_said_in_the_other_session_of_a_crossed_pair_when_it_becomes_current() {
-    // The peer's key is the smaller one.
-    let peer = PeerSettings { public_key: PublicKey([0; 32]), ..settings() };
-    let mut sessions = end(&[peer], None);
-    sessions.begin(PEER, at(0));
-    for (index, role, number) in [(8, Role::Responder, None), (INDEX, Role::Initiator, Some(1))] {
-        let session = session(index, role, 0);
-        sessions.handle(ToSessions::Ready(NewSession { session, path: there(), number }));
-    }
+    let mut sessions = crossed();
     sessions.offer(PEER, Config::default());
-    assert_eq!((current(&mut sessions).rotator.index(), sessions.unacknowledged(PEER)), (INDEX, Some(1)));
-    let mut keepalive = [0; MIN_DATAGRAM];
-    session(8, Role::Responder, 0).sealer.seal(&mut keepalive).expect("a fresh key");
-    assert!(matches!(sessions.open(&mut keepalive, &there(), at(0)), Inbound::Data(_)));
-    assert_eq!((current(&mut sessions).rotator.index(), sessions.unacknowledged(PEER)), (8, Some(1)));
+    assert_eq!(sessions.unacknowledged(PEER), Some(1));
+    is_spoken_to(&mut sessions, OTHER, 0);
+    assert_eq!(sessions.unacknowledged(PEER), Some(1));
+}
+
+#[test]
+fn what_was_not_sent_yet_in_a_session_is_owed_once_it_is_current_again() {
+    let mut sessions = crossed();
+    sessions.offer(PEER, Config::default());
+    for index in [OTHER, INDEX] {
+        is_spoken_to(&mut sessions, index, 0);
+        assert_eq!(said(&mut sessions, 0), 1, "in {index}");
+    }
+}
+
+#[test]
+fn what_was_sent_in_a_session_is_sent_again_once_it_is_current_again_and_its_time_is_up() {
+    let mut sessions = crossed();
+    sessions.offer(PEER, Config::default());
+    assert_eq!(said(&mut sessions, 0), 1);
+    is_spoken_to(&mut sessions, OTHER, 0);
+    assert_eq!(said(&mut sessions, 0), 1);
+    // The time of both is up, but only under the current one is anything sent again.
+    sessions.on_timer(at(SECOND));
+    assert_eq!(said(&mut sessions, SECOND), 1);
+    is_spoken_to(&mut sessions, INDEX, 2 * SECOND);
+    sessions.on_timer(at(2 * SECOND));
+    assert_eq!(said(&mut sessions, 2 * SECOND), 1);
 }
 
 #[test]
