@@ -485,6 +485,23 @@ fn what_the_kernel_says_of_an_address_holds_for_the_peers_there_and_no_others() 
 }
 
 #[test]
+fn a_search_whose_probe_the_kernel_rules_out_goes_on_at_once_with_what_it_says() {
+    let mut sessions = end(&[settings()], None);
+    sessions.restore(PEER, there());
+    let (ip, later) = (there().remote().ip(), at(600 * SECOND));
+    sessions.path_mtu(ip, 1280, at(0));
+    // The first has the limit's time come up, the second begins the search.
+    for _ in 0..2 {
+        sessions.squeezed(PEER, 1452);
+        sessions.on_timer(later);
+    }
+    // The probe has not been sent yet, so no answer to it is waited for.
+    sessions.path_mtu(ip, 1350, later);
+    sessions.on_timer(later);
+    assert_eq!(sessions.next_probe(PEER, later).map(|probe| probe.size), Some(1350 - 28));
+}
+
+#[test]
 fn each_family_of_addresses_has_its_own_least_width() {
     for (remote, floor) in [("192.0.2.1:4433", 1252), ("[2001:db8::1]:4433", 1232)] {
         for (len, probed) in [(floor, None), (floor + 1, Some(floor + 1))] {
