@@ -389,6 +389,25 @@ fn a_piece_of_a_packet_is_traffic_that_changes_the_receiver_index() {
 }
 
 #[test]
+fn a_peer_whose_packets_nothing_has_answered_is_sent_one_keepalive() {
+    let mut tunnel = Tunnel::new();
+    let runs = tunnel.seal(&[plain(1000)]);
+    tunnel.open(runs);
+    let later = Now { mono: tunnel.now.mono + 10 * SECOND, ..now() };
+    tunnel.into.on_timer(later);
+    for expected in [vec![MIN_DATAGRAM], vec![]] {
+        let mut to_link: Bounded<Sealed> = Bounded::new(16);
+        tunnel.into.settle(&mut to_link, later);
+        let mut sent = Vec::new();
+        while let Some(run) = to_link.pop() {
+            sent.push(run.frame.bytes().len());
+            run.frame.home(tunnel.into.transmit_set());
+        }
+        assert_eq!(sent, expected);
+    }
+}
+
+#[test]
 fn finished_checksums_cross_whole() {
     let mut tunnel = Tunnel::new();
     tunnel.out.finish_checksums();
