@@ -490,6 +490,25 @@ fn a_run_has_no_more_datagrams_and_bytes_than_one_system_call_takes() {
 }
 
 #[test]
+fn a_datagram_shorter_than_its_run_is_padded_by_so_much_and_no_more() {
+    let two = |len: usize| large(true, 2 * (len - 52), (len - 52) as u16);
+    for (shorter, singles, supers) in [(PAD_UP, vec![3], vec![4]), (PAD_UP + 1, vec![2, 1], vec![2, 2])] {
+        let (mut tunnel, len) = (Tunnel::new(), 1416 - shorter);
+        let runs = tunnel.seal(&[plain(1416), plain(len), plain(1416)]);
+        assert_eq!(datagrams(&runs), singles, "{shorter} bytes");
+        tunnel.open(runs);
+
+        let packets = [two(1416), two(len)];
+        let runs = tunnel.seal(&packets);
+        assert_eq!(datagrams(&runs), supers, "{shorter} bytes");
+        let written = unjoined(&tunnel.open(runs));
+        let expected = packets.iter().flat_map(|(header, packet)| split(*header, packet));
+        assert_eq!(written, expected.map(|packet| (packet, true)).collect::<Vec<_>>());
+        tunnel.assert_conserved();
+    }
+}
+
+#[test]
 fn a_packet_above_the_mtu_is_refused_and_one_as_large_is_not() {
     let mut tunnel = Tunnel::new();
     for (len, refused) in [(MTU, 0), (MTU + 1, 1)] {
