@@ -12,7 +12,6 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 use toml::Spanned;
 use veil_proto::allowed_ips::IpNet;
@@ -215,12 +214,6 @@ fn peers(raw: Vec<Spanned<Peer>>, own: &Own<'_>, source: &Source) -> Result<Vec<
         if let Some(why) = own.cannot_reach(ip) {
             return Err(source.error(span, format!("the endpoint {ip} of peer `{name}` is {why}")));
         }
-    }
-    // A name may turn out to be such an address later.
-    let routed = out.iter().flat_map(|peer| &peer.allowed_ips).filter(|net| net.prefix != 0).copied();
-    let routed: Arc<[IpNet]> = routed.collect();
-    for endpoint in out.iter_mut().filter_map(|peer| peer.endpoint.as_mut()) {
-        endpoint.routed = routed.clone();
     }
     Ok(out)
 }

@@ -7,9 +7,6 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
-use std::sync::Arc;
-
-use veil_proto::allowed_ips::IpNet;
 
 /// A peer's first address: a name is looked up anew each time it is resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,8 +15,6 @@ pub struct Endpoint {
     pub host: String,
     /// Never 0.
     pub port: u16,
-    /// What is routed into the tunnel, which would swallow datagrams to an address in there.
-    pub routed: Arc<[IpNet]>,
 }
 
 impl Endpoint {
@@ -28,8 +23,7 @@ impl Endpoint {
         self.host.parse().ok()
     }
 
-    /// All addresses the system's resolver gives but those that are routed into the tunnel, in its order; never an empty
-    /// list. Blocks while a name is looked up.
+    /// All addresses the system's resolver gives, in its order; never an empty list. Blocks while a name is looked up.
     pub fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
         let cure = "check the name, and this machine's DNS";
         let found = (self.host.as_str(), self.port)
@@ -40,24 +34,7 @@ impl Endpoint {
             let text = format!("`{}` has no address: {cure}", self.host);
             return Err(io::Error::new(io::ErrorKind::NotFound, text));
         }
-        let (swallowed, found): (Vec<_>, Vec<_>) =
-            found.into_iter().partition(|at| self.route_of(at.ip()).is_some());
-        match swallowed.first().map(|at| (at.ip(), self.route_of(at.ip()))) {
-            Some((ip, Some(network))) if found.is_empty() => {
-                let text = format!(
-                    "`{}` is {ip}, inside the allowed IP {network}: the tunnel would swallow its own datagrams, narrow \
-                     the allowed IP or use another endpoint",
-                    self.host
-                );
-                Err(io::Error::new(io::ErrorKind::AddrNotAvailable, text))
-            }
-            _ => Ok(found),
-        }
-    }
-
-    fn route_of(&self, ip: IpAddr) -> Option<IpNet> {
-        let ip = ip.to_canonical();
-        self.routed.iter().copied().find(|network| network.contains(ip))
+        Ok(found)
     }
 }
 
@@ -94,7 +71,7 @@ impl FromStr for Endpoint {
         {
             return Err(FORM);
         }
-        Ok(Endpoint { host: host.to_owned(), port, routed: [].into() })
+        Ok(Endpoint { host: host.to_owned(), port })
     }
 }
 
@@ -139,23 +116,5 @@ mod tests {
             "does-not-exist.invalid:9".parse::<Endpoint>().unwrap().resolve().unwrap_err().to_string();
         assert!(error.starts_with("cannot look up `does-not-exist.invalid`: "), "{error}");
         assert!(error.ends_with("check the name, and this machine's DNS"), "{error}");
-    }
-
-    #[test]
-    fn what_the_tunnel_would_swallow_is_no_address_of_a_name() {
-        let mut endpoint: Endpoint = "localhost:9".parse().unwrap();
-        let all = endpoint.resolve().unwrap();
-        for network in ["127.0.0.0/8", "::1/128", "10.0.0.0/8"] {
-            let network: IpNet = network.parse().unwrap();
-            endpoint.routed = [network].into();
-            let left: Vec<_> = all.iter().copied().filter(|at| !network.contains(at.ip())).collect();
-            assert_eq!(endpoint.resolve().unwrap_or_default(), left, "{network}");
-        }
-        endpoint.routed = ["127.0.0.0/8", "::1/128"].map(|network| network.parse().unwrap()).into();
-        let error = endpoint.resolve().unwrap_err().to_string();
-        assert!(
-            error.starts_with(&format!("`localhost` is {}, inside the allowed IP ", all[0].ip())),
-            "{error}"
-        );
     }
 }

@@ -116,8 +116,7 @@ fn the_documented_example_is_read_in_full() {
     assert_eq!((peer.name.as_str(), peer.public_key.to_string().as_str()), ("laptop", BOB_PUBLIC));
     let allowed: Vec<_> = peer.allowed_ips.iter().map(IpNet::to_string).collect();
     assert_eq!(allowed, ["10.8.0.2/32", "fd08::2/128", "192.168.7.0/24"]);
-    let routed = peer.allowed_ips.as_slice().into();
-    assert_eq!(peer.endpoint, Some(Endpoint { host: "vpn.example.org".into(), port: 4433, routed }));
+    assert_eq!(peer.endpoint, Some(Endpoint { host: "vpn.example.org".into(), port: 4433 }));
     assert_eq!(peer.keepalive, Some(Duration::from_secs(25)));
     assert_eq!(peer.cipher, Some(Suite::ChaCha20Poly1305));
     assert!(peer.lease);
