@@ -79,6 +79,23 @@ fn a_lease_that_is_wanted_is_sought_without_a_packet_of_anybodys() {
 }
 
 #[test]
+fn a_lease_comes_though_the_first_datagram_of_its_session_is_lost() {
+    let mut world = World::leasing_pair(881);
+    offering(&mut world, 1300);
+    let peer = world.peer(1, 0);
+    world.ends[1].sessions.seek_lease(peer);
+    world.settle(1);
+    // The initiation has arrived, the response is on its way.
+    world.run(15 * MILLISECOND);
+    world.links.insert((1, 0), Link { loss: 100, ..Link::default() });
+    world.run(SECOND);
+    assert_eq!((world.ends[1].sessions.session_count(), leased(&mut world)), (1, None));
+    world.whole_again();
+    world.run(10 * SECOND);
+    assert_eq!(leased(&mut world).map(|config| config.mtu), Some(Some(1300)));
+}
+
+#[test]
 fn a_message_arrives_over_any_loss_once() {
     for seed in 0..40 {
         let mut world = leasing(900 + seed);

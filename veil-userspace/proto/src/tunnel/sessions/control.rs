@@ -23,6 +23,10 @@ use crate::{DropReason, Now, PeerId};
 const QUIET: u64 = SECOND;
 /// A lease that is wanted and has not come is asked for so often: there are pauses between requests, which last 90 s.
 const SEEK: u64 = 120 * SECOND;
+/// While a session is as young as this, its peer may not know that it is there: the datagram that says so may be lost.
+const UNHEARD: u64 = 20 * SECOND;
+/// So often it is said again, as long as the lease has not come.
+const SAY_AGAIN: u64 = 5 * SECOND;
 
 impl Sessions {
     /// Takes a CONTROL frame's payload in and applies every message that is in order now.
@@ -129,10 +133,23 @@ impl Sessions {
         if peer.lease_at > now.mono {
             return;
         }
-        peer.lease_at = now.mono + SEEK;
-        // In a session it comes by itself, if there is one: for its sake none is renewed.
-        if self.way_to(peer_id, now).is_none() {
+        let current = peer.slots.current().and_then(|id| self.table.get(id));
+        let unheard = current.is_some_and(|session| now.mono < session.created + UNHEARD);
+        peer.lease_at = now.mono + if unheard { SAY_AGAIN } else { SEEK };
+        if unheard {
+            self.flag(peer_id);
+        } else if self.way_to(peer_id, now).is_none() {
+            // In a session it comes by itself, if there is one: for its sake none is renewed.
             self.begin(peer_id, now);
+        }
+    }
+
+    /// A session that this end has begun is there: a lease that has not come is looked for in it.
+    pub(super) fn lease_may_come(&mut self, peer_id: PeerId, created: u64) {
+        let Some(peer) = self.peers.get_mut(peer_id.index()) else { return };
+        if peer.lease_at != NEVER {
+            peer.lease_at = created + SAY_AGAIN;
+            self.deadlines.no_later_than(peer_id.0, peer.lease_at);
         }
     }
 

@@ -82,6 +82,7 @@ impl Sessions {
         }
         self.events.push_back(PeerEvent::Usable(peer_id));
         self.flag(peer_id);
+        self.lease_may_come(peer_id, created);
         self.became_current(peer_id, id);
     }
 

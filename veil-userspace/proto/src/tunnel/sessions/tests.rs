@@ -367,17 +367,23 @@ fn a_lease_that_is_wanted_is_asked_for_until_one_has_come_if_it_be_of_nothing() 
 
     let session = session(INDEX, Role::Initiator, 250 * SECOND);
     sessions.handle(ToSessions::Ready(NewSession { session, path: there(), number: Some(2) }));
-    assert_eq!([360, 429, 430].map(|now| asked_at(&mut sessions, now)), [0; 3], "there is a session, or was");
-    assert_eq!((sessions.session_count(), asked_at(&mut sessions, 480)), (0, 1), "none has come in it");
+    assert_eq!(sessions.next_flagged(), Some(PEER), "the peer is to know of the session");
+    let said = [254, 255, 259, 260, 265, 270, 280].map(|now| {
+        assert_eq!(asked_at(&mut sessions, now), 0);
+        sessions.next_flagged().is_some()
+    });
+    assert_eq!(said, [false, true, false, true, true, false, false], "that may have been lost");
+    assert_eq!([390, 509].map(|now| asked_at(&mut sessions, now)), [0; 2], "there is a session, or was");
+    assert_eq!((sessions.session_count(), asked_at(&mut sessions, 510)), (0, 1), "none has come in it");
 
-    let session = self::session(INDEX, Role::Initiator, 490 * SECOND);
+    let session = self::session(INDEX, Role::Initiator, 515 * SECOND);
     sessions.handle(ToSessions::Ready(NewSession { session, path: there(), number: Some(3) }));
     let opened =
         Opened { peer: PEER, session: sessions.peers[0].slots.current().expect("a session"), len: 1 };
     let mut payload = 0u32.to_le_bytes().to_vec();
     Message::Config(Config::default()).write(&mut payload).expect("it is short");
-    assert_eq!(sessions.accept_control(opened, &payload, at(500 * SECOND)), Ok(()));
-    let later = (500..2000).map(|now| asked_at(&mut sessions, now)).sum::<usize>();
+    assert_eq!(sessions.accept_control(opened, &payload, at(520 * SECOND)), Ok(()));
+    let later = (520..2000).map(|now| asked_at(&mut sessions, now)).sum::<usize>();
     assert_eq!((sessions.session_count(), later), (0, 0));
 }
 
