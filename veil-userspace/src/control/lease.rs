@@ -58,6 +58,8 @@ pub struct Leases {
     /// The interface's MTU, where it is not the configured one.
     lowered: Option<u16>,
     changed: bool,
+    /// The last change was not made, or not all of it, and the log has it.
+    failed: bool,
     not_before: u64,
 }
 
@@ -73,6 +75,7 @@ impl Leases {
             refused: Vec::new(),
             lowered: None,
             changed: false,
+            failed: false,
             not_before: 0,
         }
     }
@@ -88,7 +91,7 @@ impl Leases {
         }
         let held = Held { name: name.to_owned(), lease, too_many, unfit: Vec::new(), told: false };
         self.held.insert(peer, held);
-        self.changed = true;
+        (self.changed, self.failed) = (true, false);
     }
 
     /// When [`apply`](Self::apply) has something to do, monotonic nanoseconds.
@@ -122,8 +125,9 @@ impl Leases {
         }
         let changed = self.change(&endpoints);
         self.changed = changed.is_err();
-        if let Err(error) = changed {
-            tracing::warn!("leases, which are tried again: {error:#}");
+        let said = std::mem::replace(&mut self.failed, changed.is_err());
+        if let (Err(error), false) = (changed, said) {
+            tracing::warn!("leases, not all in force, tried again: {error:#}");
         }
     }
 
@@ -137,11 +141,18 @@ impl Leases {
             let mut taken = held.lease.clone();
             taken.addresses.retain(|net| !is_out(net));
             taken.routes.retain(|net| !is_out(net));
+            taken.mtu = taken.mtu.map(|mtu| self.bounded(mtu));
             peer.lease = Some(LeaseSnapshot::from(&taken));
             peer.lease_in_force = !self.changed;
         }
     }
 
+    fn bounded(&self, mtu: u16) -> u16 {
+        mtu.clamp(MIN_MTU.min(self.mtu), self.mtu)
+    }
+
+    /// # Errors
+    /// What should have been taken back, or the MTU, is not as it should be. What could not be added is in `refused`.
     fn change(&mut self, endpoints: &[IpAddr]) -> Result<()> {
         let mut netlink = Netlink::open()?;
         let index = netlink.link_index(&self.interface)?;
@@ -152,8 +163,8 @@ impl Leases {
         let (addresses, routes) = (all(|lease| &lease.addresses), all(|lease| &lease.routes));
         // What is new comes first: with an interface's last address the kernel takes all its routes of that family away.
         let mut not_added = self.add(&mut netlink, index, &addresses, &routes);
-        let mut refused = Vec::new();
-        let mut gone = |result: Result<()>| result.map_err(|error| refused.push(error)).is_ok();
+        let mut undone = Vec::new();
+        let mut gone = |result: Result<()>| result.map_err(|error| undone.push(error)).is_ok();
         self.routes.retain(|net| routes.contains(net) || !gone(netlink.remove_route(index, *net)));
         let ended = |net: &IpNet| !addresses.contains(net);
         let through_here = match self.addresses.iter().any(|net| ended(net) && net.addr.is_ipv4()) {
@@ -182,20 +193,19 @@ impl Leases {
             }
             not_added.append(&mut self.add(&mut netlink, index, &[], &routes));
         }
-        self.refused = not_added.iter().map(|(net, _)| *net).collect();
-        refused.extend(not_added.into_iter().map(|(_, error)| error));
+        if let (Some((_, first)), false) = (not_added.first(), self.failed) {
+            tracing::warn!("leases: {} of the entries refused, the first: {first:#}", not_added.len());
+        }
+        self.refused = not_added.into_iter().map(|(net, _)| net).collect();
         let mtu = self.held.values().filter_map(|held| held.lease.mtu).min();
         if mtu.is_some() || self.lowered.is_some() {
-            let mtu = mtu.unwrap_or(self.mtu).clamp(MIN_MTU.min(self.mtu), self.mtu);
+            let mtu = self.bounded(mtu.unwrap_or(self.mtu));
             match netlink.set_mtu(index, mtu.into()) {
                 Ok(()) => self.lowered = (mtu < self.mtu).then_some(mtu),
-                Err(error) => refused.push(error),
+                Err(error) => undone.push(error),
             }
         }
-        if let Some(first) = refused.first() {
-            tracing::warn!("leases: {} of the entries refused, the first: {first:#}", refused.len());
-        }
-        Ok(())
+        undone.into_iter().next().map_or(Ok(()), Err)
     }
 
     /// Adds what is not there, and remembers what was not there before. Returns what was refused, and why.

@@ -118,13 +118,15 @@ pub struct PeerSnapshot {
     /// It may give this host a lease.
     #[serde(default)]
     pub lease_wanted: bool,
-    /// What this host takes of what the peer has given it; null is nothing yet, and given nothing is empty.
+    /// What this host takes of what the peer has given it, of which all outside the peer's allowed IPs is gone already; null
+    /// is nothing yet, and given nothing is empty.
     #[serde(default)]
     pub lease: Option<LeaseSnapshot>,
     /// The interface has it, and has had everything else that peers have given.
     #[serde(default)]
     pub lease_in_force: bool,
-    /// Addresses and routes that it has given and this host does not take.
+    /// Addresses and routes that it has given, within its allowed IPs, and this host does not take; not those beyond the
+    /// first 16 of each.
     #[serde(default)]
     pub lease_left_out: Vec<String>,
     /// What this host gives the peer.

@@ -26,7 +26,7 @@ pub fn render(snapshot: &Snapshot, colour: bool) -> String {
     page.line_because("link", &rung, &snapshot.rung_reason);
     page.line_because("threads", &snapshot.threads, &snapshot.threads_reason);
     if let Some(microseconds) = snapshot.cpu_latency_us {
-        page.line("cores wake", &format!("within {} µs", grouped(microseconds)));
+        page.line_because("cores wake", &format!("within {} µs", grouped(microseconds)), "as asked");
     }
     page.line("mtu", &snapshot.mtu.to_string());
     page.line("running for", &duration(snapshot.uptime_s));
@@ -317,7 +317,7 @@ interface veil0
   listening       0.0.0.0:4433, [::]:4433
   link            udp (as asked)
   threads         single (2 cores)
-  cores wake      within 0 µs
+  cores wake      within 0 µs (as asked)
   mtu             1416
   running for     3 h 12 min
   offloads        gro, gso
