@@ -8,6 +8,8 @@ use std::io::{self, Write};
 use std::path::Path;
 
 const DEVICE: &str = "/dev/cpu_dma_latency";
+/// Who chooses how deep cores sleep; where nobody does, a request changes nothing.
+const DRIVER: &str = "/sys/devices/system/cpu/cpuidle/current_driver";
 
 /// A request that is in force until it is dropped.
 #[derive(Debug)]
@@ -22,10 +24,19 @@ impl CpuLatency {
     pub fn hold(microseconds: Option<u32>) -> Option<CpuLatency> {
         let microseconds = microseconds?;
         let asked = CpuLatency::ask(Path::new(DEVICE), microseconds);
-        let said = |error: &io::Error| {
-            tracing::warn!("cannot ask for cpu-latency = {microseconds}: {DEVICE}: {error} (needs root)");
-        };
-        asked.inspect_err(said).ok()
+        match &asked {
+            Ok(_) if !heard(Path::new(DRIVER)) => {
+                tracing::warn!(
+                    "cpu-latency = {microseconds} is asked for in vain: this kernel has no cpuidle driver"
+                );
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let cure = if error.kind() == io::ErrorKind::PermissionDenied { " (needs root)" } else { "" };
+                tracing::warn!("cannot ask for cpu-latency = {microseconds}: {DEVICE}: {error}{cure}");
+            }
+        }
+        asked.ok()
     }
 
     fn ask(device: &Path, microseconds: u32) -> io::Result<CpuLatency> {
@@ -38,6 +49,11 @@ impl CpuLatency {
     pub fn microseconds(&self) -> u32 {
         self.microseconds
     }
+}
+
+/// Whether there is a `driver` that goes by what is asked.
+fn heard(driver: &Path) -> bool {
+    std::fs::read_to_string(driver).is_ok_and(|name| name.trim() != "none")
 }
 
 #[cfg(test)]
@@ -53,5 +69,11 @@ mod tests {
         assert_eq!(CpuLatency::ask(&device, 7).unwrap().microseconds(), 7);
         assert_eq!(std::fs::read(&device).unwrap(), 7i32.to_ne_bytes());
         assert!(CpuLatency::hold(None).is_none());
+        let driver = folder.path().join("driver");
+        assert!(!heard(&driver));
+        for (name, is) in [("none\n", false), ("haltpoll\n", true)] {
+            std::fs::write(&driver, name).unwrap();
+            assert_eq!(heard(&driver), is, "{name}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! network-latency): else a figure tells how long this machine, or what it is a guest of, takes to wake them, which is no
 //! contender's doing (Linux, Documentation/power/pm_qos_interface.rst).
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 
@@ -10,9 +10,10 @@ use anyhow::{Context, Result};
 
 const DEVICE: &str = "/dev/cpu_dma_latency";
 
-/// Whether the kernel can be asked.
+/// Whether the kernel can be asked, and goes by it.
 pub fn possible() -> bool {
-    Path::new(DEVICE).exists()
+    let driver = fs::read_to_string("/sys/devices/system/cpu/cpuidle/current_driver");
+    Path::new(DEVICE).exists() && driver.is_ok_and(|name| name.trim() != "none")
 }
 
 /// From here on until the file is closed.
