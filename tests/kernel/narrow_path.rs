@@ -40,6 +40,8 @@ fn full_packets_arrive(name: &str, outer: Outer) -> Result<()> {
             number(counters, "packets_fragmented")? > 0 && number(counters, "ip_reassembled")? > 0,
             "{counters:#}"
         );
+        // It was told, and has not found out.
+        ensure!(number(counters, "path_black_holes")? == 0, "{counters:#}");
     }
     tunnel.assert_conserved()
 }

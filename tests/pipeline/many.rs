@@ -147,7 +147,8 @@ fn a_thousand_sessions(mode: ThreadingMode) {
     ended.assert_at_rest();
     let (counters, sessions) = (&ended.shown.counters, SESSIONS as u64);
     // One more for each that was not answered within the five seconds after which it is tried again.
-    assert!(counters["initiations_accepted"] >= sessions, "{counters:#?}");
+    let accepted = sessions..=sessions + sessions / 10;
+    assert!(accepted.contains(&counters["initiations_accepted"]), "{counters:#?}");
 }
 
 #[test]

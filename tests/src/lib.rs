@@ -18,7 +18,10 @@ const REST_WITHIN: Duration = Duration::from_secs(30);
 /// `veil show --json`, parsed.
 pub fn show(daemon: &Daemon) -> Result<Value> {
     // On a busy machine a daemon may answer later than `veil show` waits.
-    let text = daemon.show(&["--json"]).or_else(|_| daemon.show(&["--json"]))?;
+    let text = match daemon.show(&["--json"]) {
+        Err(error) if format!("{error:#}").contains("does not answer") => daemon.show(&["--json"])?,
+        shown => shown?,
+    };
     serde_json::from_str(&text).with_context(|| format!("veil show --json printed {text:?}"))
 }
 

@@ -22,7 +22,7 @@ fn start_again(node: &Node, link: Link) -> Result<Daemon> {
     let killed = Instant::now();
     loop {
         match node.start_with(link) {
-            Err(_) if killed.elapsed() < PATIENCE => {}
+            Err(error) if killed.elapsed() < PATIENCE && format!("{error:#}").contains("busy") => {}
             started => return started,
         }
     }
