@@ -142,7 +142,9 @@ pub fn bench(options: &Options) -> Result<()> {
     }
     let awake = !options.let_cores_sleep && awake::possible();
     if !awake && !options.let_cores_sleep {
-        eprintln!("the cores cannot be kept awake here (no cpuidle driver): they may sleep meanwhile");
+        eprintln!(
+            "the cores cannot be kept awake here (no cpuidle driver, or no PM QoS): they may sleep meanwhile"
+        );
     }
     let plan = Plan { settings: Settings::new(options.quick, awake), groups, contenders, flood };
     let machine = Machine::look()?;

@@ -1,9 +1,9 @@
 //! What one end gives another, as `veil show` and the log tell it.
 
 use std::fmt;
-use veil_proto::mux::Config;
 
 use serde::{Deserialize, Serialize};
+use veil_proto::mux::Config;
 
 /// What one end gives another, or as much of it as is shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
