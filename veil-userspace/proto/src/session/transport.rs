@@ -5,6 +5,7 @@ use super::rotator::{ROTATE_AFTER, SessionRotator};
 use super::{ControlReceiver, FragmentReassembly, HEADER_LEN, MIN_DATAGRAM, ReplayWindow, RetransmitBuffer};
 use crate::crypto::{AeadKey, HeaderKey, Suite, aead_decrypt, aead_encrypt, scrub_stack};
 use crate::handshake::message::{Header, TYPE_DATA};
+use crate::mux::Config;
 use crate::thread_checker::ThreadChecker;
 use crate::{DropReason, PeerId};
 
@@ -176,8 +177,6 @@ pub struct TransportSession {
     pub peer: PeerId,
     /// Which end started it.
     pub role: Role,
-    /// What still matters has been said in its control stream.
-    pub introduced: bool,
     /// The peer is owed an acknowledgement.
     pub ack_due: bool,
     /// The receiver indices it began with, ours first: the other end has the same, the other way round.
@@ -192,6 +191,10 @@ pub struct TransportSession {
     pub control_out: RetransmitBuffer,
     /// Control frames of the peer's.
     pub control_in: ControlReceiver,
+    /// Which of the offers to its peer was last said in it: the first is 1.
+    pub offers_said: u32,
+    /// What the peer has given us in it while another was its current session.
+    pub config_aside: Option<Config>,
     checker: ThreadChecker,
 }
 
@@ -218,7 +221,8 @@ impl TransportSession {
             reassembly: FragmentReassembly::default(),
             control_out: RetransmitBuffer::default(),
             control_in: ControlReceiver::default(),
-            introduced: false,
+            offers_said: 0,
+            config_aside: None,
             ack_due: false,
             checker,
         }

@@ -175,13 +175,13 @@ struct Peer {
     own_keepalive: Option<NonZeroU64>,
     /// What the peer may give us addresses within; nothing, unless it may give us any.
     lease_within: Vec<IpNet>,
-    /// What it has given us, for the host's configuration, and when the session was made in which it last gave us any.
+    /// What it has given us, for the host's configuration.
     lease: Option<Config>,
-    leased_in: u64,
     /// When a session is begun for the sake of a lease next; never, unless one is wanted and none has come.
     lease_at: u64,
-    /// What we give the peer, in every session anew.
+    /// What we give the peer, in every session anew, and how often that has been set.
     offer: Option<Config>,
+    offers: u32,
     next_fragment_id: u32,
     last_number: u64,
     request: Option<u64>,
@@ -293,9 +293,9 @@ impl Sessions {
                 probed: VecDeque::new(),
                 lease_within: if settings.lease { settings.allowed_ips.clone() } else { Vec::new() },
                 lease: None,
-                leased_in: 0,
                 lease_at: NEVER,
                 offer: None,
+                offers: 0,
                 owing: false,
                 next_fragment_id: 0,
                 slots: Slots::default(),

@@ -2,8 +2,8 @@
 //! (`protocol.md`, Control stream).
 //!
 //! CONTROL and ACK go only under a peer's current session and speak of that session only. What came under another is
-//! applied (a Config only if no later session has brought one), but not acknowledged. A stream dies with its session; what still matters then, its owner says again in
-//! the next one, so every message is the whole of what it says.
+//! applied, but not acknowledged; a Config waits until its session is the current one. A stream dies with its session;
+//! what still matters then, its owner says again in the next one, so every message is the whole of what it says.
 
 use std::num::NonZeroU64;
 
@@ -31,8 +31,8 @@ const SAY_AGAIN: u64 = 5 * SECOND;
 impl Sessions {
     /// Takes a CONTROL frame's payload in and applies every message that is in order now.
     ///
-    /// Config is applied only where the peer may lease to us: addresses and routes outside its allowed IPs are left out, and
-    /// addresses that belong to another peer.
+    /// Config is applied only where the peer may lease to us, and only in its current session: addresses and routes outside
+    /// its allowed IPs are left out, and addresses that belong to another peer.
     ///
     /// # Errors
     /// Why the frame was refused; the caller counts it. Nothing has changed then.
@@ -84,16 +84,25 @@ impl Sessions {
         true
     }
 
-    /// Keeps what of a lease lies within the peer's allowed IPs. False if it may give us none, or has given us another in
-    /// a later session: what was said last in a former one may arrive late.
-    fn leased(&mut self, from: Opened, mut config: Config) -> bool {
-        let peer_id = from.peer;
-        let created = self.table.get(from.session).map_or(0, |session| session.created);
-        let Some(peer) = self.peers.get_mut(peer_id.index()) else { return false };
-        if peer.lease_within.is_empty() || created < peer.leased_in {
+    /// Takes a lease of the peer's, if it may give us one, which is told by what is returned. It counts while its session is
+    /// the current one, which both ends agree on sooner or later, and waits until then: which of two crossed sessions spoke
+    /// last, only the peer knows.
+    fn leased(&mut self, from: Opened, config: Config) -> bool {
+        let Some(peer) = self.peers.get(from.peer.index()) else { return false };
+        if peer.lease_within.is_empty() {
             return false;
         }
-        peer.leased_in = created;
+        if peer.slots.current() == Some(from.session) {
+            self.take_over(from.peer, config);
+        } else if let Some(session) = self.table.get(from.session) {
+            session.config_aside = Some(config);
+        }
+        true
+    }
+
+    /// Keeps what of a lease lies within the peer's allowed IPs.
+    fn take_over(&mut self, peer_id: PeerId, mut config: Config) {
+        let Some(peer) = self.peers.get_mut(peer_id.index()) else { return };
         peer.lease_at = NEVER;
         config.addresses.retain(|net| self.allowed_ips.lookup(net.addr) == Some(peer_id));
         // An address brings a route to its whole network, so all of that has to be the peer's to give.
@@ -110,7 +119,6 @@ impl Sessions {
         if peer.lease.replace(config).is_none() {
             self.events.push_back(PeerEvent::Leased(peer_id));
         }
-        true
     }
 
     /// What the peer has given us since this was last asked.
@@ -157,24 +165,28 @@ impl Sessions {
     pub fn offer(&mut self, peer_id: PeerId, config: Config) {
         let Some(peer) = self.peers.get_mut(peer_id.index()) else { return };
         peer.offer = Some(config);
+        peer.offers += 1;
         if let Some(id) = peer.slots.current() {
             self.say_again(peer_id, id);
         }
     }
 
-    /// `id` seals from now on: what still matters is said in its stream, once.
+    /// `id` seals from now on: what still matters is said in its stream, unless it has been, and what came in it counts.
     pub(super) fn became_current(&mut self, peer_id: PeerId, id: SessionId) {
         self.stock_up();
-        if self.table.get(id).is_some_and(|session| !std::mem::replace(&mut session.introduced, true)) {
-            self.say_again(peer_id, id);
+        self.say_again(peer_id, id);
+        if let Some(config) = self.table.get(id).and_then(|session| session.config_aside.take()) {
+            self.take_over(peer_id, config);
         }
         self.watch_session(id);
         self.owe(peer_id);
     }
 
     fn say_again(&mut self, peer_id: PeerId, id: SessionId) {
-        let offer = self.peers.get(peer_id.index()).and_then(|peer| peer.offer.clone());
-        if let Some(config) = offer {
+        let Some(peer) = self.peers.get(peer_id.index()) else { return };
+        let (offers, offer) = (peer.offers, &peer.offer);
+        let news = self.table.get(id).is_some_and(|s| std::mem::replace(&mut s.offers_said, offers) != offers);
+        if let (true, Some(config)) = (news, offer.clone()) {
             self.say(peer_id, id, Message::Config(config));
         }
     }

@@ -5,7 +5,9 @@ use super::*;
 /// An end with a crossed pair of sessions, both made at 0. The one that it asked for is current, until its peer, whose key
 /// is the smaller one, speaks in the other.
 fn crossed() -> Sessions {
-    let peer = PeerSettings { public_key: PublicKey([0; 32]), ..settings() };
+    let allowed_ips = vec![IpNet::parse("10.0.0.1/32").expect("a network")];
+    let public_key = PublicKey([0; 32]);
+    let peer = PeerSettings { public_key, lease: true, allowed_ips, ..settings() };
     let mut sessions = end(&[peer], None);
     sessions.begin(PEER, at(0));
     for (index, role, number) in [(OTHER, Role::Responder, None), (INDEX, Role::Initiator, Some(1))] {
@@ -22,6 +24,22 @@ fn is_spoken_to(sessions: &mut Sessions, index: u32, now: u64) {
     session(index, Role::Responder, 0).sealer.seal(&mut keepalive).expect("a fresh key");
     assert!(matches!(sessions.open(&mut keepalive, &there(), at(now)), Inbound::Data(_)));
     assert_eq!(current(sessions).rotator.index(), index);
+}
+
+/// The peer gives a lease of this MTU in the session of this index; what is in force from here on, if that is news.
+fn is_given(sessions: &mut Sessions, index: u32, sequence: u32, mtu: u16) -> Option<u16> {
+    let slots = sessions.peers[PEER.index()].slots.all().collect::<Vec<_>>();
+    let has = |id: &SessionId| sessions.table.get(*id).is_some_and(|s| s.rotator.index() == index);
+    let session = slots.into_iter().find(has).expect("a session of that index");
+    let mut payload = sequence.to_le_bytes().to_vec();
+    Message::Config(Config { mtu: Some(mtu), ..Config::default() }).write(&mut payload).expect("it is short");
+    assert_eq!(sessions.accept_control(Opened { peer: PEER, session, len: 1 }, &payload, at(0)), Ok(()));
+    in_force(sessions)
+}
+
+/// The MTU of the lease that has come into force since this was last asked.
+fn in_force(sessions: &mut Sessions) -> Option<u16> {
+    sessions.take_lease(PEER).and_then(|config| config.mtu)
 }
 
 /// Sends the control frames that are owed, and says how many they were.
@@ -153,4 +171,28 @@ fn what_was_sent_in_a_session_is_sent_again_once_it_is_current_again_and_its_tim
     is_spoken_to(&mut sessions, INDEX, 2 * SECOND);
     sessions.on_timer(at(2 * SECOND));
     assert_eq!(said(&mut sessions, 2 * SECOND), 1);
+}
+
+#[test]
+fn what_has_changed_since_is_said_anew_in_a_session_that_is_current_again() {
+    let mut sessions = crossed();
+    sessions.offer(PEER, Config::default());
+    assert_eq!(said(&mut sessions, 0), 1);
+    is_spoken_to(&mut sessions, OTHER, 0);
+    sessions.offer(PEER, Config { mtu: Some(1300), ..Config::default() });
+    assert_eq!(said(&mut sessions, 0), 2);
+    is_spoken_to(&mut sessions, INDEX, 0);
+    assert_eq!(said(&mut sessions, 0), 1);
+}
+
+#[test]
+fn a_lease_counts_in_the_current_session_of_a_crossed_pair_whichever_spoke_last() {
+    let mut sessions = crossed();
+    assert_eq!(is_given(&mut sessions, OTHER, 0, 1300), None);
+    assert_eq!(is_given(&mut sessions, INDEX, 0, 1301), Some(1301));
+    assert_eq!(is_given(&mut sessions, OTHER, 1, 1302), None);
+    is_spoken_to(&mut sessions, OTHER, 0);
+    assert_eq!(in_force(&mut sessions), Some(1302));
+    assert_eq!(is_given(&mut sessions, INDEX, 1, 1303), None);
+    assert_eq!(is_given(&mut sessions, OTHER, 2, 1304), Some(1304));
 }
