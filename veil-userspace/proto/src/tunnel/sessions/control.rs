@@ -185,7 +185,8 @@ impl Sessions {
     fn say_again(&mut self, peer_id: PeerId, id: SessionId) {
         let Some(peer) = self.peers.get(peer_id.index()) else { return };
         let (offers, offer) = (peer.offers, &peer.offer);
-        let news = self.table.get(id).is_some_and(|s| std::mem::replace(&mut s.offers_said, offers) != offers);
+        let news =
+            self.table.get(id).is_some_and(|s| std::mem::replace(&mut s.offers_said, offers) != offers);
         if let (true, Some(config)) = (news, offer.clone()) {
             self.say(peer_id, id, Message::Config(config));
         }
