@@ -193,8 +193,8 @@ pub struct TransportSession {
     pub control_in: ControlReceiver,
     /// Which of the offers to its peer was last said in it: the first is 1.
     pub offers_said: u32,
-    /// What the peer has given us in it while another was its current session.
-    pub config_aside: Option<Config>,
+    /// The lease that its peer gave us last in it.
+    pub leased: Option<Config>,
     checker: ThreadChecker,
 }
 
@@ -222,7 +222,7 @@ impl TransportSession {
             control_out: RetransmitBuffer::default(),
             control_in: ControlReceiver::default(),
             offers_said: 0,
-            config_aside: None,
+            leased: None,
             ack_due: false,
             checker,
         }

@@ -2,7 +2,7 @@
 //! (`protocol.md`, Control stream).
 //!
 //! CONTROL and ACK go only under a peer's current session and speak of that session only. What came under another is
-//! applied, but not acknowledged; a Config waits until its session is the current one. A stream dies with its session;
+//! applied, but not acknowledged; a Config counts while its session is the current one. A stream dies with its session;
 //! what still matters then, its owner says again in the next one, so every message is the whole of what it says.
 
 use std::num::NonZeroU64;
@@ -84,24 +84,25 @@ impl Sessions {
         true
     }
 
-    /// Takes a lease of the peer's, if it may give us one, which is told by what is returned. It counts while its session is
-    /// the current one, which both ends agree on sooner or later, and waits until then: which of two crossed sessions spoke
-    /// last, only the peer knows.
+    /// Takes a lease of the peer's, if it may give us one, which is told by what is returned. What was said last in a session
+    /// counts while that is the current one, which both ends agree on sooner or later: of two crossed sessions, only the
+    /// peer knows in which it spoke last.
     fn leased(&mut self, from: Opened, config: Config) -> bool {
         let Some(peer) = self.peers.get(from.peer.index()) else { return false };
+        let Some(session) = self.table.get(from.session) else { return false };
         if peer.lease_within.is_empty() {
             return false;
         }
+        session.leased = Some(config);
         if peer.slots.current() == Some(from.session) {
-            self.take_over(from.peer, config);
-        } else if let Some(session) = self.table.get(from.session) {
-            session.config_aside = Some(config);
+            self.take_over(from.peer, from.session);
         }
         true
     }
 
-    /// Keeps what of a lease lies within the peer's allowed IPs.
-    fn take_over(&mut self, peer_id: PeerId, mut config: Config) {
+    /// From now on what of a session's lease lies within the peer's allowed IPs is in force, if it has one.
+    fn take_over(&mut self, peer_id: PeerId, id: SessionId) {
+        let Some(mut config) = self.table.get(id).and_then(|session| session.leased.clone()) else { return };
         let Some(peer) = self.peers.get_mut(peer_id.index()) else { return };
         peer.lease_at = NEVER;
         config.addresses.retain(|net| self.allowed_ips.lookup(net.addr) == Some(peer_id));
@@ -175,9 +176,7 @@ impl Sessions {
     pub(super) fn became_current(&mut self, peer_id: PeerId, id: SessionId) {
         self.stock_up();
         self.say_again(peer_id, id);
-        if let Some(config) = self.table.get(id).and_then(|session| session.config_aside.take()) {
-            self.take_over(peer_id, config);
-        }
+        self.take_over(peer_id, id);
         self.watch_session(id);
         self.owe(peer_id);
     }

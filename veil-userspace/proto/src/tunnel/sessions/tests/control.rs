@@ -193,6 +193,7 @@ fn a_lease_counts_in_the_current_session_of_a_crossed_pair_whichever_spoke_last(
     assert_eq!(is_given(&mut sessions, OTHER, 1, 1302), None);
     is_spoken_to(&mut sessions, OTHER, 0);
     assert_eq!(in_force(&mut sessions), Some(1302));
-    assert_eq!(is_given(&mut sessions, INDEX, 1, 1303), None);
-    assert_eq!(is_given(&mut sessions, OTHER, 2, 1304), Some(1304));
+    assert_eq!(is_given(&mut sessions, OTHER, 2, 1303), Some(1303));
+    is_spoken_to(&mut sessions, INDEX, 0);
+    assert_eq!(in_force(&mut sessions), Some(1301), "that was said last in it");
 }
