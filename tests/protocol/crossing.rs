@@ -11,6 +11,9 @@ use crate::checks::assert_recovers;
 use crate::end::{Rng, keys};
 use crate::sim::{Link, World, address};
 
+/// So many datagrams arrive as a script says where offers are changed in between; the others in order.
+const DECIDED: usize = 6;
+
 /// Goes through all sequences of choices, whatever their number and widths.
 #[derive(Default)]
 struct Script {
@@ -78,7 +81,11 @@ fn play_doubled(world: &mut World, script: &mut Script, mut copies: usize) {
 
 /// A pair whose held wire has an initiation of each end.
 fn crossed(seed: u64) -> World {
-    let mut world = World::pair(seed);
+    crossing(World::pair(seed))
+}
+
+/// Has both ends begin a handshake on a held wire.
+fn crossing(mut world: World) -> World {
     world.hold = true;
     world.send(0, 1);
     world.send(1, 0);
@@ -134,6 +141,42 @@ fn in_every_lossless_order_a_few_packets_each_way_suffice_and_none_is_lost() {
         }
     }
     assert!(runs > 20, "{runs} scripts");
+}
+
+#[test]
+fn in_every_order_of_two_crossing_handshakes_each_end_has_in_the_end_what_the_other_offers() {
+    let (mut script, mut runs) = (Script::default(), 0);
+    loop {
+        let mut world = crossing(World::leasing_pair(7));
+        let change_at = script.choose(DECIDED);
+        for decided in 0..DECIDED {
+            if decided == 0 || decided == change_at {
+                world.offer(0, 1);
+                world.offer(1, 0);
+                world.run(0);
+            }
+            if !world.held.is_empty() {
+                let choice = script.choose(world.held.len());
+                let datagram = world.held.remove(choice);
+                world.mono += 25 * MILLISECOND;
+                world.arrive(datagram);
+                world.run(0);
+            }
+        }
+        world.whole_again();
+        for datagram in std::mem::take(&mut world.held) {
+            world.arrive(datagram);
+            world.run(MILLISECOND);
+        }
+        assert_recovers(&mut world, 0, 1);
+        world.assert_leases_agree(0, 1);
+        runs += 1;
+        if !script.next() {
+            break;
+        }
+    }
+    println!("{runs} orders");
+    assert!(runs > 500);
 }
 
 #[test]

@@ -11,8 +11,10 @@ pub struct Slots {
     previous: Option<SessionId>,
     current: Option<SessionId>,
     next: Option<SessionId>,
-    /// `current` and `next` came from initiations that crossed on the wire.
-    crossed: bool,
+    /// `current` and `next` came from initiations that crossed on the wire, of which ours made this one.
+    crossed: Option<SessionId>,
+    /// The other end has spoken in that one: it will not go back.
+    settled: bool,
 }
 
 /// What a datagram that opened did to the slots.
@@ -31,6 +33,11 @@ impl Slots {
         self.current
     }
 
+    /// Whether `id` seals, or may come to without another handshake.
+    pub fn is_current_or_next(&self, id: SessionId) -> bool {
+        [self.current, self.next].contains(&Some(id))
+    }
+
     /// All sessions, newest role first.
     pub fn all(&self) -> impl Iterator<Item = SessionId> + use<> {
         [self.next, self.current, self.previous].into_iter().flatten()
@@ -38,17 +45,18 @@ impl Slots {
 
     /// A responder session was made: it waits in `next` for its first datagram. Returns the unconfirmed one it replaces.
     pub fn responder_ready(&mut self, id: SessionId) -> Option<SessionId> {
-        self.crossed = false;
+        self.crossed = None;
         self.next.replace(id)
     }
 
     /// Our own initiation was answered: the new session is current. Returns what must be wiped.
     pub fn initiator_ready(&mut self, id: SessionId) -> [Option<SessionId>; 2] {
         // What a former crossing left in `next` belongs to no handshake still going on.
-        let stale = if self.crossed { self.next.take() } else { None };
+        let stale = self.crossed.and_then(|_| self.next.take());
         let retired = self.previous.take();
         self.previous = self.current.replace(id);
-        self.crossed = self.next.is_some();
+        self.crossed = self.next.map(|_| id);
+        self.settled = false;
         [retired, stale]
     }
 
@@ -56,12 +64,16 @@ impl Slots {
     #[inline]
     pub fn opened(&mut self, id: SessionId, smaller: bool) -> Moved {
         if self.next != Some(id) {
+            self.settled |= self.crossed == Some(id);
             return Moved::default();
         }
-        if self.crossed {
-            // The smaller end stays where it is; the other follows the session in which it is spoken to.
-            if !smaller {
+        if let Some(own) = self.crossed {
+            // The smaller end stays where it is; the other follows the session in which it is spoken to. The smaller one
+            // may leave its own for the other's, if it did not see them cross, but never the other way round: so what
+            // comes in its own after that is late.
+            if !smaller && !self.settled {
                 std::mem::swap(&mut self.current, &mut self.next);
+                self.settled = id == own;
             }
             return Moved::default();
         }
@@ -78,7 +90,9 @@ impl Slots {
                 *slot = None;
             }
         }
-        self.crossed &= self.next.is_some() && self.current.is_some();
+        if self.next.is_none() || self.current.is_none() {
+            self.crossed = None;
+        }
     }
 }
 
@@ -126,7 +140,25 @@ mod tests {
             assert_eq!(slots.current(), Some(if smaller { B } else { A }));
             assert_eq!(slots.opened(B, smaller), Moved::default());
             assert_eq!(slots.current(), Some(B));
+            assert_eq!(slots.opened(A, smaller), Moved::default());
+            assert_eq!(slots.current(), Some(B), "what comes in the other after that is late");
         }
+    }
+
+    #[test]
+    fn who_has_been_spoken_to_in_its_own_session_at_once_stays_there() {
+        let mut slots = Slots::default();
+        slots.responder_ready(A);
+        slots.initiator_ready(B);
+        for id in [B, A] {
+            assert_eq!(slots.opened(id, false), Moved::default());
+            assert_eq!(slots.current(), Some(B));
+        }
+        // Of the next pair it is not known yet.
+        slots.responder_ready(A);
+        slots.initiator_ready(C);
+        assert_eq!(slots.opened(A, false), Moved::default());
+        assert_eq!(slots.current(), Some(A));
     }
 
     #[test]

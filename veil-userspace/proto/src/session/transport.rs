@@ -194,7 +194,7 @@ pub struct TransportSession {
     /// Which of the offers to its peer was last said in it: the first is 1.
     pub offers_said: u32,
     /// The lease that its peer gave us last in it.
-    pub leased: Option<Config>,
+    pub leased: Option<Box<Config>>,
     checker: ThreadChecker,
 }
 

@@ -84,16 +84,16 @@ impl Sessions {
         true
     }
 
-    /// Takes a lease of the peer's, if it may give us one, which is told by what is returned. What was said last in a session
-    /// counts while that is the current one, which both ends agree on sooner or later: of two crossed sessions, only the
-    /// peer knows in which it spoke last.
+    /// Takes a lease of the peer's. What was said last in a session counts while that is the current one, which both ends
+    /// agree on sooner or later: of two crossed sessions, only the peer knows in which it spoke last. False if the peer may
+    /// give us none, or the session is a former one: what was said there may be late.
     fn leased(&mut self, from: Opened, config: Config) -> bool {
         let Some(peer) = self.peers.get(from.peer.index()) else { return false };
         let Some(session) = self.table.get(from.session) else { return false };
-        if peer.lease_within.is_empty() {
+        if peer.lease_within.is_empty() || !peer.slots.is_current_or_next(from.session) {
             return false;
         }
-        session.leased = Some(config);
+        session.leased = Some(Box::new(config));
         if peer.slots.current() == Some(from.session) {
             self.take_over(from.peer, from.session);
         }
@@ -102,7 +102,10 @@ impl Sessions {
 
     /// From now on what of a session's lease lies within the peer's allowed IPs is in force, if it has one.
     fn take_over(&mut self, peer_id: PeerId, id: SessionId) {
-        let Some(mut config) = self.table.get(id).and_then(|session| session.leased.clone()) else { return };
+        let Some(mut config) = self.table.get(id).and_then(|session| session.leased.as_deref().cloned())
+        else {
+            return;
+        };
         let Some(peer) = self.peers.get_mut(peer_id.index()) else { return };
         peer.lease_at = NEVER;
         config.addresses.retain(|net| self.allowed_ips.lookup(net.addr) == Some(peer_id));
@@ -183,23 +186,27 @@ impl Sessions {
 
     fn say_again(&mut self, peer_id: PeerId, id: SessionId) {
         let Some(peer) = self.peers.get(peer_id.index()) else { return };
-        let (offers, offer) = (peer.offers, &peer.offer);
-        let news =
-            self.table.get(id).is_some_and(|s| std::mem::replace(&mut s.offers_said, offers) != offers);
-        if let (true, Some(config)) = (news, offer.clone()) {
-            self.say(peer_id, id, Message::Config(config));
+        let (offers, Some(config)) = (peer.offers, peer.offer.clone()) else { return };
+        let news = self.table.get(id).is_some_and(|session| session.offers_said != offers);
+        if news
+            && self.say(peer_id, id, Message::Config(config))
+            && let Some(session) = self.table.get(id)
+        {
+            session.offers_said = offers;
         }
     }
 
-    /// Puts a message on a session's stream.
-    fn say(&mut self, peer_id: PeerId, id: SessionId, message: Message) {
+    /// Puts a message on a session's stream. False if it finds no place there, which is counted.
+    fn say(&mut self, peer_id: PeerId, id: SessionId, message: Message) -> bool {
         let mut bytes = Vec::new();
         let written = message.write(&mut bytes).is_ok();
-        if written && self.table.get(id).is_some_and(|session| session.control_out.push(&bytes)) {
+        let said = written && self.table.get(id).is_some_and(|session| session.control_out.push(&bytes));
+        if said {
             self.owe(peer_id);
         } else if let Some(peer) = self.peers.get(peer_id.index()) {
             peer.counters.drops.count(DropReason::ControlLost);
         }
+        said
     }
 
     /// Tells every peer, once, that its session ends. They are not waited for.
