@@ -213,10 +213,13 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
         }
         self.handshakes(now)?;
         self.process.settle(&mut self.to_link, now);
+        let unsettled = !self.process.can_seal(&self.to_link);
         self.send()?;
         self.path_errors(now);
         self.notices();
-        let more = self.link_ready || (self.tun_ready && !self.blocked);
+        // What found no room may have it now.
+        let waits = (unsettled || !self.from_tun.is_empty()) && self.process.can_seal(&self.to_link);
+        let more = self.link_ready || ((self.tun_ready || waits) && !self.blocked);
         Ok(more || self.control.has_work())
     }
 

@@ -5,13 +5,17 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
-use veil_proto::crypto::{KeyPair, NetworkSecret, PrivateKey, Psk, PublicKey, Suites};
-use veil_proto::handshake::Identity;
+use veil_proto::crypto::{
+    AeadKey, HeaderKey, KeyPair, NetworkSecret, PrivateKey, Psk, PublicKey, Suite, Suites,
+};
+use veil_proto::handshake::{Identity, NewSession};
 use veil_proto::mux::frame;
 use veil_proto::peer::PeerSettings;
-use veil_proto::session::{HEADER_LEN, MIN_DATAGRAM};
-use veil_proto::tunnel::{HandshakeOutput, Handshakes, Inbound, Outbound, Sessions, ToHandshakes};
-use veil_proto::{Entropy, PeerId};
+use veil_proto::session::{HEADER_LEN, MIN_DATAGRAM, Opener, Role, Sealer, TransportSession};
+use veil_proto::tunnel::{
+    HandshakeOutput, Handshakes, Inbound, Outbound, Sessions, ToHandshakes, ToSessions,
+};
+use veil_proto::{Entropy, Path, PeerId};
 
 use super::parts::Parts;
 use super::process::Process;
@@ -28,6 +32,8 @@ use crate::link::{LinkRx, LinkTx};
 use crate::tun::mem::{MemHost, MemTunRx, MemTunTx, tun};
 
 const PEER: PeerId = PeerId(0);
+/// Runs that a link in memory holds each way.
+pub const LINK_RUNS: usize = 128;
 
 /// The parts of a loop that knows one peer, but not where it is.
 pub struct Near {
@@ -75,7 +81,7 @@ fn settings(public_key: PublicKey, has_endpoint: bool) -> PeerSettings {
 /// Both, joined.
 pub fn near_and_far() -> (Near, Far) {
     let [a, b] = ["192.0.2.1:4433", "192.0.2.2:4433"].map(|at| at.parse().expect("an address"));
-    let (near, link) = pair(a, b, 16).expect("descriptors");
+    let (near, link) = pair(a, b, LINK_RUNS).expect("descriptors");
     let (own, theirs) = (keys(), keys());
     let (own_key, their_key) = (own.public, theirs.public);
     let folder = tempfile::tempdir().expect("a scratch folder");
@@ -124,7 +130,38 @@ pub fn near_and_far() -> (Near, Far) {
     (Near { parts: Some(parts), host, state: counters, _folder: folder }, far)
 }
 
+/// A process stage with a session with each of `count` peers, all of which are owed a keepalive.
+pub fn talking_to_many(count: u32) -> Process {
+    let (secret, now) = (NetworkSecret::default(), now());
+    let key = |n: u32| PublicKey(std::array::from_fn(|at| n.to_le_bytes()[at % 4]));
+    let peers: Vec<_> =
+        (1..=count).map(|n| PeerSettings { allowed_ips: Vec::new(), ..settings(key(n), true) }).collect();
+    let mut sessions = Sessions::new(&key(0), &secret, &peers, None);
+    for (n, peer) in (0..count).map(|n| (n, PeerId(n))) {
+        assert!(matches!(sessions.begin(peer, now), Outbound::Wait));
+        let aead = || AeadKey::new(Suite::ChaCha20Poly1305, &[7; 32]);
+        let sealer = Sealer::new(aead(), n + 1, HeaderKey::derive(&key(n + 1), &secret));
+        let session =
+            TransportSession::new(peer, Role::Initiator, now.mono, n + 1, sealer, Opener::new(aead()));
+        let (session, path) = (Box::new(session), Path::to(([192, 0, 2, 2], 4433).into()));
+        sessions.handle(ToSessions::Ready(NewSession { session, path, number: Some(1) }));
+    }
+    while sessions.next_message().is_some() {}
+    Process::new(sessions, 1416)
+}
+
 impl Far {
+    /// How many datagrams have come and are still to be looked at.
+    pub fn came(&mut self) -> usize {
+        let (mut came, mut datagrams) = (Bounded::new(1), 0);
+        while self.link.rx.receive(&mut self.received, &mut came, 1).is_ok_and(|received| received.runs > 0) {
+            let run = came.pop().expect("a run");
+            datagrams += run.datagrams();
+            run.frame.home(&mut self.received);
+        }
+        datagrams
+    }
+
     /// Asks for a session.
     pub fn initiate(&mut self) {
         assert!(matches!(self.sessions.begin(PEER, now()), Outbound::Wait));

@@ -1,7 +1,7 @@
-//! The promise about threads.
+//! The promise about threads, and that nothing which is owed waits for something else to happen.
 
 use super::*;
-use crate::event_loop::testing::near_and_far;
+use crate::event_loop::testing::{LINK_RUNS, near_and_far, talking_to_many};
 use crate::host::SystemEntropy;
 
 /// The compiler lets no loop go to another thread, since its entropy may not; so only the checker is given away.
@@ -20,4 +20,15 @@ fn a_loop_that_belongs_to_another_thread_and_is_stepped_here_is_caught() {
     assert!(why.contains("hand-over without rebind_to_current()"), "{why}");
     event_loop.checker.rebind_to_current();
     event_loop.turn(now()).unwrap();
+}
+
+#[test]
+fn what_is_owed_to_more_peers_than_there_are_frames_goes_out_by_itself() {
+    let (mut near, mut far) = near_and_far();
+    let mut parts = near.parts.take().unwrap();
+    parts.process = talking_to_many(LINK_RUNS as u32);
+    assert!(parts.process.sets()[0].home_count() < LINK_RUNS);
+    let mut event_loop = EventLoop::new(parts, false, Box::new(SystemEntropy::new())).unwrap();
+    while event_loop.turn(now()).unwrap() {}
+    assert_eq!(far.came(), LINK_RUNS);
 }
