@@ -24,7 +24,7 @@ const BATCH: usize = 64;
 
 /// Control, and what joins it to the stages.
 pub struct ControlStage {
-    control: Control,
+    pub(super) control: Control,
     inbox: ControlInbox,
     to_process: Sender<ToProcess>,
     send_datagram: SendDatagram,

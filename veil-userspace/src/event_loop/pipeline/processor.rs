@@ -215,7 +215,8 @@ impl PipelineProcessor {
 
     /// Takes in what control says.
     fn listen(&mut self) {
-        if self.wiring.messages.refill(BATCH) {
+        // All of them: a session is there before the first datagram that its peer has sent in it is opened.
+        if self.wiring.messages.refill(usize::MAX) {
             self.wiring.bells.control.freed();
         }
         while let Some(message) = self.wiring.messages.pop() {

@@ -3,6 +3,9 @@
 use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering::Relaxed;
 
+use veil_proto::Path;
+use veil_proto::tunnel::ToSessions;
+
 use super::*;
 use crate::event_loop::poll::Poll;
 use crate::event_loop::testing::{Far, Near, near_and_far};
@@ -49,6 +52,26 @@ fn where_a_peer_is_can_be_stored_before_its_first_packet_goes_on_to_the_host() {
     assert_eq!(near.state.written.load(Relaxed), 2, "where the peer is");
     assert!(!event_loop.tx.wiring.to_tun.has_items(), "and the host has nothing to answer yet");
     event_loop.processor.hand_on(true);
+    event_loop.tx.turn();
+    assert!(near.host.receive().is_some());
+    event_loop.bring_home();
+    assert_eq!(event_loop.incomplete_set(), None);
+}
+
+#[test]
+fn a_session_is_there_before_its_first_datagram_whatever_was_said_before_it() {
+    let (mut event_loop, near, mut far) = still();
+    far.initiate();
+    receive(&mut event_loop);
+    event_loop.processor.turn(now());
+    let path = Path::to(([192, 0, 2, 9], 4433).into());
+    for _ in 0..2 * BATCH {
+        event_loop.control.control.put_back(ToSessions::NotPending(path));
+    }
+    event_loop.control.turn(now()).unwrap();
+    far.answered();
+    receive(&mut event_loop);
+    event_loop.processor.turn(now());
     event_loop.tx.turn();
     assert!(near.host.receive().is_some());
     event_loop.bring_home();
