@@ -86,12 +86,19 @@ impl Leases {
             + lease.routes.len().saturating_sub(MAX_ENTRIES);
         lease.addresses.truncate(MAX_ENTRIES);
         lease.routes.truncate(MAX_ENTRIES);
-        if self.held.get(&peer).is_some_and(|held| held.lease == lease) {
+        if let Some(held) = self.held.get(&peer).filter(|held| held.lease == lease) {
+            // It is said in every session, and what is left out may fit by now.
+            self.changed |= !held.unfit.is_empty() || held.nets().any(|net| self.refused.contains(&net));
             return;
         }
         let held = Held { name: name.to_owned(), lease, too_many, unfit: Vec::new(), told: false };
         self.held.insert(peer, held);
         (self.changed, self.failed) = (true, false);
+    }
+
+    /// Notes that a peer is, or may be, at `address`: nothing that leads there stays in force.
+    pub fn reached(&mut self, address: IpAddr) {
+        self.changed |= self.addresses.iter().chain(&self.routes).any(|net| net.contains(address));
     }
 
     /// When [`apply`](Self::apply) has something to do, monotonic nanoseconds.
@@ -109,15 +116,15 @@ impl Leases {
         let endpoints: Vec<IpAddr> = endpoints.collect();
         // Here and not in `take`: a peer that keeps changing its mind does not fill the log.
         for held in self.held.values_mut() {
-            held.unfit = held.nets().filter(|net| !fits(*net, &endpoints)).collect();
-            if std::mem::replace(&mut held.told, true) {
-                continue;
+            let unfit = held.nets().filter(|net| !fits(*net, &endpoints)).collect();
+            let were = std::mem::replace(&mut held.unfit, unfit);
+            if !std::mem::replace(&mut held.told, true) {
+                tracing::info!("lease from {}: {}", held.name, LeaseSnapshot::from(&held.lease));
+                if held.too_many > 0 {
+                    tracing::warn!("lease from {}: {} entries too many, left out", held.name, held.too_many);
+                }
             }
-            tracing::info!("lease from {}: {}", held.name, LeaseSnapshot::from(&held.lease));
-            if held.too_many > 0 {
-                tracing::warn!("lease from {}: {} entries too many, left out", held.name, held.too_many);
-            }
-            if !held.unfit.is_empty() {
+            if !held.unfit.is_empty() && held.unfit != were {
                 let unfit: Vec<_> = held.unfit.iter().map(IpNet::to_string).collect();
                 let why = "left out: no tunnel's business, or where a peer is reached";
                 tracing::warn!("lease from {}: {} {why}", held.name, unfit.join(", "));
@@ -193,10 +200,11 @@ impl Leases {
             }
             not_added.append(&mut self.add(&mut netlink, index, &[], &routes));
         }
-        if let (Some((_, first)), false) = (not_added.first(), self.failed) {
+        let refused: Vec<IpNet> = not_added.iter().map(|(net, _)| *net).collect();
+        let were = std::mem::replace(&mut self.refused, refused);
+        if let Some((_, first)) = not_added.first().filter(|_| self.refused != were) {
             tracing::warn!("leases: {} of the entries refused, the first: {first:#}", not_added.len());
         }
-        self.refused = not_added.into_iter().map(|(net, _)| net).collect();
         let mtu = self.held.values().filter_map(|held| held.lease.mtu).min();
         if mtu.is_some() || self.lowered.is_some() {
             let mtu = self.bounded(mtu.unwrap_or(self.mtu));
@@ -304,5 +312,37 @@ mod tests {
         leases.take(PeerId(0), "hub", Config::default());
         leases.apply(std::iter::empty(), SECOND + APART - 1);
         assert!(leases.deadline().is_some(), "not yet");
+    }
+
+    #[test]
+    fn what_is_left_out_is_looked_at_again_when_it_is_said_again() {
+        // The host's own loopback, which takes no change here.
+        let mut leases = Leases::new("lo", 1416);
+        let lease = Config { routes: vec![net("10.9.0.0/24")], ..Config::default() };
+        leases.take(PeerId(0), "hub", lease.clone());
+        leases.apply([IpAddr::from([10, 9, 0, 7])].into_iter(), SECOND);
+        assert_eq!((&leases.held[&PeerId(0)].unfit, leases.deadline()), (&lease.routes, None));
+        leases.take(PeerId(0), "hub", lease.clone());
+        assert_eq!(leases.deadline(), Some(SECOND + APART));
+        leases.changed = false;
+        (leases.held.get_mut(&PeerId(0)).unwrap().unfit, leases.refused) = (Vec::new(), lease.routes.clone());
+        leases.take(PeerId(0), "hub", lease.clone());
+        assert_eq!(leases.deadline(), Some(SECOND + APART), "the kernel may have changed its mind");
+        (leases.changed, leases.refused) = (false, Vec::new());
+        leases.take(PeerId(0), "hub", lease);
+        assert_eq!(leases.deadline(), None, "all of it is in force");
+    }
+
+    #[test]
+    fn a_network_in_force_goes_when_a_peer_is_in_it() {
+        let mut leases = Leases::new("no-such-if", 1416);
+        (leases.addresses, leases.routes) = (vec![net("10.8.0.7/24")], vec![net("10.9.0.0/24")]);
+        leases.reached([10, 7, 0, 1].into());
+        assert_eq!(leases.deadline(), None);
+        for address in [[10, 8, 0, 1], [10, 9, 0, 1]] {
+            leases.reached(address.into());
+            assert_eq!(leases.deadline(), Some(0));
+            leases.changed = false;
+        }
     }
 }

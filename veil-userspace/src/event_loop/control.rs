@@ -3,6 +3,7 @@
 //! In `single` the loop steps it in turn with the stages, in `pipeline` a thread of its own does. It never touches a
 //! session: what it knows of those, and what they are told, goes by messages.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
@@ -39,6 +40,8 @@ pub struct Control {
     output: HandshakeOutput,
     entropy: Box<dyn Entropy>,
     endpoints: Vec<Option<Endpoint>>,
+    /// What the names among them last resolved to.
+    named: HashMap<PeerId, Vec<IpAddr>>,
     leases: Leases,
     state: StateFile,
     socket: ControlSocket,
@@ -61,7 +64,20 @@ impl Control {
     ) -> Result<Self> {
         let resolver = Resolver::new().context("cannot create an eventfd")?;
         let (output, facts, gauges) = (HandshakeOutput::default(), Arc::new(facts), Arc::new(gauges));
-        Ok(Control { handshakes, output, entropy, endpoints, leases, state, socket, resolver, facts, gauges })
+        let named = HashMap::new();
+        Ok(Control {
+            handshakes,
+            output,
+            entropy,
+            endpoints,
+            named,
+            leases,
+            state,
+            socket,
+            resolver,
+            facts,
+            gauges,
+        })
     }
 
     /// Watches what can wake it but its timer and signals.
@@ -144,6 +160,7 @@ impl Control {
     /// Stores where a peer is now, for the next start.
     pub fn reached(&mut self, peer: PeerId, path: &Path) {
         self.state.reached(peer, path);
+        self.leases.reached(path.remote().ip());
     }
 
     /// What a peer has said that concerns more than the data path.
@@ -154,17 +171,23 @@ impl Control {
         }
     }
 
-    /// Puts into force what peers have given this host, but nothing that would lead to a peer itself, which now are at
-    /// `current`.
+    /// Puts into force what peers have given this host, but nothing that would lead to a peer itself: neither to where they
+    /// are now, which is `current`, nor to a configured endpoint.
     pub fn apply_leases(&mut self, current: impl Iterator<Item = IpAddr>, now: Now) {
         let configured = self.endpoints.iter().flatten().filter_map(Endpoint::ip);
-        self.leases.apply(current.chain(configured), now.mono);
+        let named = self.named.values().flatten().copied();
+        self.leases.apply(current.chain(configured).chain(named), now.mono);
     }
 
     /// Takes the resolver's answers.
     pub fn resolved(&mut self, now: Now) {
         while let Some(answer) = self.resolver.next_answer() {
             let (peer, addresses) = (answer.peer, answer.addresses);
+            let ips: Vec<IpAddr> = addresses.iter().map(|address| address.ip()).collect();
+            ips.iter().for_each(|ip| self.leases.reached(*ip));
+            if !ips.is_empty() {
+                self.named.insert(peer, ips);
+            }
             self.handle(ToHandshakes::Resolved { peer, addresses }, now);
         }
     }
