@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use veil_proto::mux::Config;
-use veil_proto::tunnel::{AHEAD, PeerEvent, Sessions, ToHandshakes, ToSessions};
+use veil_proto::tunnel::{AHEAD, Outbound, PeerEvent, Sessions, ToHandshakes, ToSessions};
 use veil_proto::{DropCounters, DropReason, Now, PeerId};
 
 use crate::frame::{Outbox, Sealed, SetName, WideSet};
@@ -97,6 +97,8 @@ pub struct Process {
     whole: Vec<Whole>,
     runs: Runs,
     waiting: Waiting,
+    /// Peers with a session now, for whom packets may have waited.
+    usable: VecDeque<PeerId>,
     /// Room for the payload of one control frame.
     control: Vec<u8>,
     notices: VecDeque<Notice>,
@@ -115,6 +117,7 @@ impl Process {
             whole: Vec::new(),
             runs: Runs::new(mtu),
             waiting: Waiting::default(),
+            usable: VecDeque::new(),
             control: Vec::with_capacity(owed::CONTROL_FRAME),
             notices: VecDeque::new(),
             finish_checksums: false,
@@ -157,15 +160,12 @@ impl Process {
         self.counters.waiting.store(self.waiting.len() as u64, Relaxed);
     }
 
-    /// Takes in what has happened to peers. Packets that waited for a session are sealed: before any that came after them.
+    /// Takes in what has happened to peers. Packets that waited for a session are sealed, as far as there is room: before any
+    /// that came after them.
     fn take_events(&mut self, to_link: &mut impl Outbox<Sealed>, now: Now) {
         while let Some(event) = self.sessions.next_event() {
             match event {
-                PeerEvent::Usable(peer) => {
-                    for packet in self.waiting.take(peer) {
-                        self.seal_packet(peer, &packet.bytes, packet.flags, to_link, now);
-                    }
-                }
+                PeerEvent::Usable(peer) => self.usable.push_back(peer),
                 PeerEvent::GaveUp(peer) => {
                     self.counters.drops.add(DropReason::NoSession, self.waiting.take(peer).count() as u64);
                 }
@@ -174,6 +174,16 @@ impl Process {
                     self.notices
                         .extend(self.sessions.take_lease(peer).map(|lease| Notice::Leased(peer, lease)));
                 }
+            }
+        }
+        while self.has_room(to_link)
+            && let Some(&peer) = self.usable.front()
+        {
+            // Its session may be gone again: then they wait for the next.
+            let ready = matches!(self.sessions.begin(peer, now), Outbound::Ready(_));
+            match ready.then(|| self.waiting.pop(peer)).flatten() {
+                Some(packet) => self.seal_packet(peer, &packet.bytes, packet.flags, to_link, now),
+                None => drop(self.usable.pop_front()),
             }
         }
     }

@@ -33,6 +33,16 @@ impl Waiting {
         full
     }
 
+    /// The oldest that waits for `peer`.
+    pub fn pop(&mut self, peer: PeerId) -> Option<WaitingPacket> {
+        let queue = self.peers.get_mut(&peer)?;
+        let packet = queue.pop_front();
+        if queue.is_empty() {
+            self.peers.remove(&peer);
+        }
+        packet
+    }
+
     /// All that waits for `peer`, oldest first.
     pub fn take(&mut self, peer: PeerId) -> impl ExactSizeIterator<Item = WaitingPacket> + use<> {
         self.peers.remove(&peer).unwrap_or_default().into_iter()
@@ -53,8 +63,10 @@ mod tests {
         let mut waiting = Waiting::default();
         let dropped = (0..100u8).filter(|&n| waiting.push(PeerId(1), &[n], 0)).count();
         assert_eq!((dropped, waiting.len()), (36, 64));
+        assert_eq!(waiting.pop(PeerId(1)).map(|packet| packet.bytes[0]), Some(36));
         let kept: Vec<u8> = waiting.take(PeerId(1)).map(|p| p.bytes[0]).collect();
-        assert_eq!(kept, (36..100).collect::<Vec<_>>());
+        assert_eq!(kept, (37..100).collect::<Vec<_>>());
+        assert!(waiting.pop(PeerId(1)).is_none());
         assert_eq!(waiting.len(), 0);
     }
 }

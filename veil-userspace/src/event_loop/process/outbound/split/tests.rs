@@ -504,6 +504,26 @@ fn without_a_session_the_newest_segments_wait() {
 }
 
 #[test]
+fn packets_that_waited_for_a_session_wait_for_room_as_well_and_come_first() {
+    let mut tunnel = Tunnel::new();
+    tunnel.out = end(0, None);
+    assert!(tunnel.seal(&[large(true, 9 * 1364, 1364)]).is_empty());
+    let session = session(0, PeerId(0), Role::Initiator, 7, tunnel.now);
+    let ready = NewSession { session, path: path(), number: Some(1) };
+    tunnel.out.handle(ToSessions::Ready(ready));
+    let counters = tunnel.counters();
+    tunnel.out.settle(&mut Bounded::new(1), tunnel.now);
+    assert_eq!((counters.waiting.load(Relaxed), counters.dropped_datagrams.load(Relaxed)), (9, 0));
+    let runs = tunnel.seal(&[plain(100)]);
+    assert_eq!((counters.sealed.load(Relaxed), datagrams(&runs)), (10, vec![10]));
+    let lengths: Vec<_> = tunnel.open(runs).into_iter().map(|(_, packet)| packet.len()).collect();
+    assert_eq!(lengths.last(), Some(&100), "{lengths:?}");
+    tunnel.out.settle(&mut Bounded::new(64), tunnel.now);
+    assert_eq!(counters.waiting.load(Relaxed), 0);
+    tunnel.assert_conserved();
+}
+
+#[test]
 fn every_run_finds_room_in_front_of_the_link_however_many_are_open() {
     let peer = |n: u8| settings(PublicKey([100 + n; 32]), vec![IpNet::host([10, 8, 0, n].into())]);
     let peers: Vec<PeerSettings> = (0..16).map(peer).collect();
