@@ -113,7 +113,10 @@ impl Sessions {
         if is_current && highest && may_move && peer.path != Some(*path) {
             peer.move_to(*path);
         }
-        peer.unanswered_at = NEVER;
+        // What comes in another session does not say that the peer has this one: it may have forgotten it.
+        if is_current {
+            peer.unanswered_at = NEVER;
+        }
         if len > 0 && peer.keepalive_at == NEVER {
             peer.keepalive_at = now.mono + KEEPALIVE;
             self.deadlines.no_later_than(peer_id.0, peer.keepalive_at);

@@ -130,6 +130,28 @@ fn whichever_end_has_a_key_at_its_limit_asks_for_another_session() {
 }
 
 #[test]
+fn only_what_comes_in_the_current_session_answers_what_went_in_it() {
+    // The peer of the larger key answers in the session it has asked for, and may know of no other.
+    for (index, asks) in [(INDEX, 0), (OTHER, 1)] {
+        let mut sessions = end(&[settings()], None);
+        sessions.begin(PEER, at(0));
+        for (index, role, number) in [(OTHER, Role::Responder, None), (INDEX, Role::Initiator, Some(1))] {
+            let session = session(index, role, 0);
+            sessions.handle(ToSessions::Ready(NewSession { session, path: there(), number }));
+        }
+        let mut data = [0; MIN_DATAGRAM + 16];
+        sessions.seal(PEER, &mut data, at(SECOND)).expect("a key to seal under");
+        let mut keepalive = [0; MIN_DATAGRAM];
+        session(index, Role::Responder, 0).sealer.seal(&mut keepalive).expect("a fresh key");
+        assert!(matches!(sessions.open(&mut keepalive, &there(), at(2 * SECOND)), Inbound::Data(_)));
+        assert_eq!(current(&mut sessions).rotator.index(), INDEX);
+        asked(&mut sessions);
+        sessions.on_timer(at(16 * SECOND));
+        assert_eq!(asked(&mut sessions), asks, "answered in {index}");
+    }
+}
+
+#[test]
 fn a_peer_whose_session_has_no_key_left_cannot_be_sent_to_and_what_comes_in_it_is_refused() {
     let limit = Limits::of(true).reject_after;
     let mut sessions = hearing_itself(Role::Responder, None);
