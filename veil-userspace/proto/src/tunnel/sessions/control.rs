@@ -75,8 +75,11 @@ impl Sessions {
         if peer.slots.current() == Some(from.session) {
             (peer.unanswered_at, peer.keepalive_at) = (NEVER, NEVER);
             peer.flagged = false;
-            peer.quiet_until = now.mono + QUIET;
-            self.events.push_back(PeerEvent::Closed(from.peer, reason));
+            // Who says it without end is heard once: each time is a line in the log.
+            let quiet_until = std::mem::replace(&mut peer.quiet_until, now.mono + QUIET);
+            if quiet_until <= now.mono {
+                self.events.push_back(PeerEvent::Closed(from.peer, reason));
+            }
         }
         peer.slots.remove(from.session);
         self.wipe(from.session);

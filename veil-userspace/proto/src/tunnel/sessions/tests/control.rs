@@ -1,6 +1,8 @@
 //! What one end says on its control streams, and the leases that are given there.
 
 use super::*;
+use crate::mux::control::CloseReason;
+use crate::time::MILLISECOND;
 
 /// An end with a crossed pair of sessions, both made at 0. The one that it asked for is current, until its peer, whose key
 /// is the smaller one, speaks in the other.
@@ -196,4 +198,26 @@ fn a_lease_counts_in_the_current_session_of_a_crossed_pair_whichever_spoke_last(
     assert_eq!(is_given(&mut sessions, OTHER, 2, 1303), Some(1303));
     is_spoken_to(&mut sessions, INDEX, 0);
     assert_eq!(in_force(&mut sessions), Some(1301), "that was said last in it");
+}
+
+#[test]
+fn who_keeps_beginning_and_ending_sessions_is_heard_once_until_it_pauses() {
+    let mut sessions = end(&[settings()], None);
+    let told = [(10_000, 1), (10_500, 0), (11_400, 0), (12_400, 1)].map(|(milliseconds, told)| {
+        let (now, index) = (milliseconds * MILLISECOND, milliseconds as u32);
+        let session = session(index, Role::Responder, now);
+        sessions.handle(ToSessions::Ready(NewSession { session, path: there(), number: None }));
+        let mut keepalive = [0; MIN_DATAGRAM];
+        self::session(index, Role::Responder, now).sealer.seal(&mut keepalive).expect("a fresh key");
+        let Inbound::Data(opened) = sessions.open(&mut keepalive, &there(), at(now)) else {
+            panic!("no data")
+        };
+        while sessions.next_event().is_some() {}
+        let mut payload = 0u32.to_le_bytes().to_vec();
+        Message::Close(CloseReason::SHUTDOWN).write(&mut payload).expect("it is short");
+        assert_eq!(sessions.accept_control(opened, &payload, at(now)), Ok(()));
+        assert_eq!(sessions.session_count(), 0);
+        (std::iter::from_fn(|| sessions.next_event()).count(), told)
+    });
+    assert!(told.iter().all(|(told, expected)| told == expected), "{told:?}");
 }
