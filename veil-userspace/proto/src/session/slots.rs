@@ -11,10 +11,18 @@ pub struct Slots {
     previous: Option<SessionId>,
     current: Option<SessionId>,
     next: Option<SessionId>,
-    /// `current` and `next` came from initiations that crossed on the wire, of which ours made this one.
-    crossed: Option<SessionId>,
-    /// The other end has spoken in that one: it will not go back.
-    settled: bool,
+    crossed: Crossed,
+}
+
+/// Whether `current` and `next` came from initiations that crossed on the wire, and which of them ours has made.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Crossed {
+    #[default]
+    No,
+    OwnIsCurrent,
+    OwnIsNext,
+    /// Ours is current, and the other end has spoken in it: it will not go back.
+    Settled,
 }
 
 /// What a datagram that opened did to the slots.
@@ -45,18 +53,17 @@ impl Slots {
 
     /// A responder session was made: it waits in `next` for its first datagram. Returns the unconfirmed one it replaces.
     pub fn responder_ready(&mut self, id: SessionId) -> Option<SessionId> {
-        self.crossed = None;
+        self.crossed = Crossed::No;
         self.next.replace(id)
     }
 
     /// Our own initiation was answered: the new session is current. Returns what must be wiped.
     pub fn initiator_ready(&mut self, id: SessionId) -> [Option<SessionId>; 2] {
         // What a former crossing left in `next` belongs to no handshake still going on.
-        let stale = self.crossed.and_then(|_| self.next.take());
+        let stale = if self.crossed == Crossed::No { None } else { self.next.take() };
         let retired = self.previous.take();
         self.previous = self.current.replace(id);
-        self.crossed = self.next.map(|_| id);
-        self.settled = false;
+        self.crossed = if self.next.is_some() { Crossed::OwnIsCurrent } else { Crossed::No };
         [retired, stale]
     }
 
@@ -64,16 +71,19 @@ impl Slots {
     #[inline]
     pub fn opened(&mut self, id: SessionId, smaller: bool) -> Moved {
         if self.next != Some(id) {
-            self.settled |= self.crossed == Some(id);
+            if self.crossed == Crossed::OwnIsCurrent && self.current == Some(id) {
+                self.crossed = Crossed::Settled;
+            }
             return Moved::default();
         }
-        if let Some(own) = self.crossed {
-            // The smaller end stays where it is; the other follows the session in which it is spoken to. The smaller one
-            // may leave its own for the other's, if it did not see them cross, but never the other way round: so what
-            // comes in its own after that is late.
-            if !smaller && !self.settled {
+        // Of a crossed pair, the smaller end keeps its own; the other follows the session in which it is spoken to. The
+        // smaller one may leave its own for the other's, if it did not see them cross, but never the other way round: so
+        // what comes in its own after that is late.
+        if self.crossed != Crossed::No {
+            if !smaller && self.crossed != Crossed::Settled {
                 std::mem::swap(&mut self.current, &mut self.next);
-                self.settled = id == own;
+                let own_was_current = self.crossed == Crossed::OwnIsCurrent;
+                self.crossed = if own_was_current { Crossed::OwnIsNext } else { Crossed::Settled };
             }
             return Moved::default();
         }
@@ -83,16 +93,19 @@ impl Slots {
         Moved { confirmed: true, retired }
     }
 
-    /// Forgets a session that has expired.
-    pub fn remove(&mut self, id: SessionId) {
+    /// Forgets a session that has ended. Returns the other half of its pair, which must be wiped, if nobody will speak in
+    /// that any more.
+    pub fn remove(&mut self, id: SessionId) -> Option<SessionId> {
+        let useless = self.crossed == Crossed::Settled && self.current == Some(id);
         for slot in [&mut self.previous, &mut self.current, &mut self.next] {
             if *slot == Some(id) {
                 *slot = None;
             }
         }
         if self.next.is_none() || self.current.is_none() {
-            self.crossed = None;
+            self.crossed = Crossed::No;
         }
+        if useless { self.next.take() } else { None }
     }
 }
 
@@ -162,6 +175,16 @@ mod tests {
     }
 
     #[test]
+    fn with_the_session_in_which_both_speak_its_other_half_goes() {
+        let mut slots = Slots::default();
+        slots.responder_ready(A);
+        slots.initiator_ready(B);
+        slots.opened(B, false);
+        assert_eq!(slots.remove(B), Some(A));
+        assert_eq!(slots.all().count(), 0);
+    }
+
+    #[test]
     fn a_crossed_pair_ends_when_either_slot_is_emptied_or_gets_another_session() {
         let crossed = || {
             let mut slots = Slots::default();
@@ -171,12 +194,12 @@ mod tests {
         };
         for smaller in [true, false] {
             let mut slots = crossed();
-            slots.remove(B);
+            assert_eq!(slots.remove(B), None);
             assert_eq!(slots.opened(A, smaller), Moved { confirmed: true, retired: None });
             assert_eq!(slots.current(), Some(A));
 
             let mut slots = crossed();
-            slots.remove(A);
+            assert_eq!(slots.remove(A), None);
             assert_eq!(slots.responder_ready(C), None);
             assert_eq!(slots.opened(C, smaller), Moved { confirmed: true, retired: None });
             assert_eq!(slots.current(), Some(C));

@@ -191,7 +191,7 @@ pub struct TransportSession {
     pub control_out: RetransmitBuffer,
     /// Control frames of the peer's.
     pub control_in: ControlReceiver,
-    /// Which of the offers to its peer was last said in it: the first is 1.
+    /// Which of the offers to its peer was last said in it: 0 none, the first is 1.
     pub offers_said: u32,
     /// The lease that its peer gave us last in it.
     pub leased: Option<Box<Config>>,

@@ -82,7 +82,7 @@ pub enum PeerEvent {
     Usable(PeerId),
     /// The handshake was given up: what waits for it is lost.
     GaveUp(PeerId),
-    /// The peer has ended a session in order.
+    /// The peer has ended its current session in order, and had ended none within the second before.
     Closed(PeerId, CloseReason),
     /// The peer has given us a lease: [`Sessions::take_lease`] has it.
     Leased(PeerId),
@@ -227,11 +227,14 @@ impl Own {
 
 impl Peer {
     /// Goes over to another path, of whose width nothing is known if the remote end is another.
-    fn move_to(&mut self, path: Path) {
-        if self.path.is_none_or(|old| old.remote() != path.remote()) {
+    /// True if it was elsewhere.
+    fn move_to(&mut self, path: Path) -> bool {
+        let moves = self.path.is_none_or(|old| old.remote() != path.remote());
+        if moves {
             self.path_mtu.restart(path.is_ipv4());
         }
         self.path = Some(path);
+        moves
     }
 
     fn next_timer(&self) -> u64 {
@@ -255,6 +258,8 @@ pub struct Sessions {
     allowed_ips: AllowedIps<PeerId>,
     deadlines: Deadlines,
     last_found: Option<(u32, SessionId)>,
+    /// Some peer is elsewhere than it was.
+    moved: bool,
     flagged: VecDeque<PeerId>,
     owing: VecDeque<PeerId>,
     events: VecDeque<PeerEvent>,
@@ -326,6 +331,7 @@ impl Sessions {
             allowed_ips,
             deadlines,
             last_found: None,
+            moved: false,
             flagged: VecDeque::new(),
             owing: VecDeque::new(),
             events: VecDeque::new(),
@@ -354,6 +360,12 @@ impl Sessions {
     /// A peer's traffic counters.
     pub fn peer_counters(&self, peer: PeerId) -> Option<&Arc<PeerCounters>> {
         self.peers.get(peer.index()).map(|peer| &peer.counters)
+    }
+
+    /// Whether some peer has come to be elsewhere since this was last asked.
+    #[inline]
+    pub fn take_moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
     }
 
     /// How a peer stands.

@@ -81,8 +81,9 @@ impl Sessions {
                 self.events.push_back(PeerEvent::Closed(from.peer, reason));
             }
         }
-        peer.slots.remove(from.session);
+        let other_half = peer.slots.remove(from.session);
         self.wipe(from.session);
+        other_half.into_iter().for_each(|id| self.wipe(id));
         self.counters.closed.bump(1);
         true
     }
@@ -231,7 +232,14 @@ impl Sessions {
         let session = self.table.get(from.session).ok_or(DropReason::UnknownIndex)?;
         let next = u32::from_le_bytes([a, b, c, d]);
         session.control_out.process_ack(next, u64::from_le_bytes(bitmap), now.mono)?;
+        let has_room = session.control_out.outstanding() == 0;
         self.watch_session(from.session);
+        if has_room
+            && self.peers.get(from.peer.index()).and_then(|peer| peer.slots.current()) == Some(from.session)
+        {
+            // An offer may have found none.
+            self.say_again(from.peer, from.session);
+        }
         Ok(())
     }
 

@@ -111,7 +111,7 @@ impl Sessions {
         // What makes its session current in place of another that is in use may be older than what came in that one.
         let may_move = moved.confirmed || before == Some(id);
         if is_current && highest && may_move && peer.path != Some(*path) {
-            peer.move_to(*path);
+            self.moved |= peer.move_to(*path);
         }
         // What comes in another session does not say that the peer has this one: it may have forgotten it.
         if is_current {

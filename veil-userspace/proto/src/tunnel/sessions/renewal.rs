@@ -38,7 +38,7 @@ impl Sessions {
     /// Takes over where the peer was before a restart, and asks for a handshake with it there.
     pub fn restore(&mut self, peer_id: PeerId, path: Path) {
         if let Some(peer) = self.peers.get_mut(peer_id.index()) {
-            peer.move_to(path);
+            self.moved |= peer.move_to(path);
             self.request(peer_id);
         }
     }
@@ -74,7 +74,7 @@ impl Sessions {
         let remote = |path: Option<Path>| path.map(|path| path.remote());
         let known = remote(peer.path);
         if known == remote(peer.asked_at) && known != Some(path.remote()) {
-            peer.move_to(path);
+            self.moved |= peer.move_to(path);
         }
         let retired = peer.slots.initiator_ready(id);
         for old in retired.into_iter().flatten() {
@@ -164,10 +164,9 @@ impl Sessions {
             }
         }
         for id in expired.into_iter().flatten() {
-            if let Some(peer) = self.peers.get_mut(peer_id.index()) {
-                peer.slots.remove(id);
-            }
+            let other_half = self.peers.get_mut(peer_id.index()).and_then(|peer| peer.slots.remove(id));
             self.wipe(id);
+            other_half.into_iter().for_each(|id| self.wipe(id));
         }
     }
 

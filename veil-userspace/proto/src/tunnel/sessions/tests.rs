@@ -130,6 +130,16 @@ fn whichever_end_has_a_key_at_its_limit_asks_for_another_session() {
 }
 
 #[test]
+fn it_is_told_that_a_peer_has_moved_which_needs_no_handshake() {
+    let mut sessions = hearing_itself(Role::Initiator, None);
+    assert!(sessions.take_moved(), "it was nowhere");
+    for (remote, moves) in [("192.0.2.1:4433", false), ("192.0.2.7:4433", true), ("192.0.2.7:4433", false)] {
+        hears_itself(&mut sessions, &path(remote, "198.51.100.1"), SECOND);
+        assert_eq!(sessions.take_moved(), moves, "{remote}");
+    }
+}
+
+#[test]
 fn only_what_comes_in_the_current_session_answers_what_went_in_it() {
     // The peer of the larger key answers in the session it has asked for, and may know of no other.
     for (index, asks) in [(INDEX, 0), (OTHER, 1)] {
