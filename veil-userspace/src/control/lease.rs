@@ -58,6 +58,8 @@ pub struct Leases {
     /// The interface's MTU, where it is not the configured one.
     lowered: Option<u16>,
     changed: bool,
+    /// What was left out, or taken in, may be to be judged differently by now.
+    again: bool,
     /// The last change was not made, or not all of it, and the log has it.
     failed: bool,
     not_before: u64,
@@ -75,6 +77,7 @@ impl Leases {
             refused: Vec::new(),
             lowered: None,
             changed: false,
+            again: false,
             failed: false,
             not_before: 0,
         }
@@ -87,8 +90,8 @@ impl Leases {
         lease.addresses.truncate(MAX_ENTRIES);
         lease.routes.truncate(MAX_ENTRIES);
         if let Some(held) = self.held.get(&peer).filter(|held| held.lease == lease) {
-            // It is said in every session, and what is left out may fit by now.
-            self.changed |= !held.unfit.is_empty() || held.nets().any(|net| self.refused.contains(&net));
+            // It is said in every session, and what was refused may be taken by now.
+            self.again |= held.nets().any(|net| self.refused.contains(&net));
             return;
         }
         let held = Held { name: name.to_owned(), lease, too_many, unfit: Vec::new(), told: false };
@@ -96,14 +99,14 @@ impl Leases {
         (self.changed, self.failed) = (true, false);
     }
 
-    /// Notes that a peer is, or may be, at `address`: nothing that leads there stays in force.
-    pub fn reached(&mut self, address: IpAddr) {
-        self.changed |= self.addresses.iter().chain(&self.routes).any(|net| net.contains(address));
+    /// Peers are, or may be, elsewhere than they were: other networks lead to them.
+    pub fn look_again(&mut self) {
+        self.again |= !self.held.is_empty();
     }
 
     /// When [`apply`](Self::apply) has something to do, monotonic nanoseconds.
     pub fn deadline(&self) -> Option<u64> {
-        self.changed.then_some(self.not_before)
+        (self.changed || self.again).then_some(self.not_before)
     }
 
     /// Puts into force what has changed, if its time has come. Nothing that would lead to one of `endpoints` is touched:
@@ -113,6 +116,8 @@ impl Leases {
             return;
         }
         self.not_before = now + APART;
+        self.again = false;
+        let mut differs = self.changed || !self.refused.is_empty();
         let endpoints: Vec<IpAddr> = endpoints.collect();
         // Here and not in `take`: a peer that keeps changing its mind does not fill the log.
         for held in self.held.values_mut() {
@@ -124,11 +129,15 @@ impl Leases {
                     tracing::warn!("lease from {}: {} entries too many, left out", held.name, held.too_many);
                 }
             }
+            differs |= held.unfit != were;
             if !held.unfit.is_empty() && held.unfit != were {
                 let unfit: Vec<_> = held.unfit.iter().map(IpNet::to_string).collect();
                 let why = "left out: no tunnel's business, or where a peer is reached";
                 tracing::warn!("lease from {}: {} {why}", held.name, unfit.join(", "));
             }
+        }
+        if !differs {
+            return;
         }
         let changed = self.change(&endpoints);
         self.changed = changed.is_err();
@@ -315,34 +324,42 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_is_looked_at_again_when_it_is_said_again() {
-        // The host's own loopback, which takes no change here.
-        let mut leases = Leases::new("lo", 1416);
-        let lease = Config { routes: vec![net("10.9.0.0/24")], ..Config::default() };
-        leases.take(PeerId(0), "hub", lease.clone());
-        leases.apply([IpAddr::from([10, 9, 0, 7])].into_iter(), SECOND);
-        assert_eq!((&leases.held[&PeerId(0)].unfit, leases.deadline()), (&lease.routes, None));
-        leases.take(PeerId(0), "hub", lease.clone());
-        assert_eq!(leases.deadline(), Some(SECOND + APART));
-        leases.changed = false;
-        (leases.held.get_mut(&PeerId(0)).unwrap().unfit, leases.refused) = (Vec::new(), lease.routes.clone());
-        leases.take(PeerId(0), "hub", lease.clone());
-        assert_eq!(leases.deadline(), Some(SECOND + APART), "the kernel may have changed its mind");
-        (leases.changed, leases.refused) = (false, Vec::new());
-        leases.take(PeerId(0), "hub", lease);
-        assert_eq!(leases.deadline(), None, "all of it is in force");
+    fn where_peers_are_is_looked_at_again_when_one_has_moved() {
+        let inside = || [IpAddr::from([10, 9, 0, 7])].into_iter();
+        let mut leases = Leases::new("no-such-if", 1416);
+        leases.look_again();
+        assert_eq!(leases.deadline(), None, "there is nothing to judge");
+        leases.take(PeerId(0), "hub", Config { routes: vec![net("10.9.0.0/24")], ..Config::default() });
+        leases.apply(inside(), SECOND);
+        let mut at = SECOND;
+        // Whether it tried to change what is in force, there being no such interface.
+        let mut tries = |leases: &mut Leases, outside: bool| {
+            leases.changed = false;
+            leases.look_again();
+            at += APART;
+            assert_eq!(leases.deadline(), Some(at));
+            leases.apply(inside().filter(|_| !outside), at);
+            assert_eq!(leases.held[&PeerId(0)].unfit.is_empty(), outside);
+            (leases.changed, leases.deadline().is_some())
+        };
+        assert_eq!(tries(&mut leases, false), (false, false), "it is still there");
+        assert_eq!(tries(&mut leases, true), (true, true));
+        assert_eq!(tries(&mut leases, true), (false, false));
+        assert_eq!(tries(&mut leases, false), (true, true));
     }
 
     #[test]
-    fn a_network_in_force_goes_when_a_peer_is_in_it() {
+    fn what_the_kernel_refused_is_tried_again_when_it_is_said_again() {
         let mut leases = Leases::new("no-such-if", 1416);
-        (leases.addresses, leases.routes) = (vec![net("10.8.0.7/24")], vec![net("10.9.0.0/24")]);
-        leases.reached([10, 7, 0, 1].into());
-        assert_eq!(leases.deadline(), None);
-        for address in [[10, 8, 0, 1], [10, 9, 0, 1]] {
-            leases.reached(address.into());
-            assert_eq!(leases.deadline(), Some(0));
-            leases.changed = false;
-        }
+        let lease = Config { routes: vec![net("10.9.0.0/24")], ..Config::default() };
+        leases.take(PeerId(0), "hub", lease.clone());
+        leases.changed = false;
+        leases.take(PeerId(0), "hub", lease.clone());
+        assert_eq!(leases.deadline(), None, "all of it is in force");
+        leases.refused = lease.routes.clone();
+        leases.take(PeerId(0), "hub", lease);
+        assert_eq!(leases.deadline(), Some(0));
+        leases.apply(std::iter::empty(), SECOND);
+        assert!(leases.changed, "it was tried");
     }
 }

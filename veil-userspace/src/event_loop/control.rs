@@ -160,7 +160,6 @@ impl Control {
     /// Stores where a peer is now, for the next start.
     pub fn reached(&mut self, peer: PeerId, path: &Path) {
         self.state.reached(peer, path);
-        self.leases.reached(path.remote().ip());
     }
 
     /// What a peer has said that concerns more than the data path.
@@ -168,6 +167,7 @@ impl Control {
         match notice {
             Notice::Closed(peer) => tracing::info!("{} has ended its session", self.facts.peer_name(peer)),
             Notice::Leased(peer, lease) => self.leases.take(peer, self.facts.peer_name(peer), lease),
+            Notice::Moved => self.leases.look_again(),
         }
     }
 
@@ -183,10 +183,9 @@ impl Control {
     pub fn resolved(&mut self, now: Now) {
         while let Some(answer) = self.resolver.next_answer() {
             let (peer, addresses) = (answer.peer, answer.addresses);
-            let ips: Vec<IpAddr> = addresses.iter().map(|address| address.ip()).collect();
-            ips.iter().for_each(|ip| self.leases.reached(*ip));
-            if !ips.is_empty() {
-                self.named.insert(peer, ips);
+            if !addresses.is_empty() {
+                self.named.insert(peer, addresses.iter().map(|address| address.ip()).collect());
+                self.leases.look_again();
             }
             self.handle(ToHandshakes::Resolved { peer, addresses }, now);
         }

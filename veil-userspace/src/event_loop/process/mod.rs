@@ -84,6 +84,8 @@ pub enum Notice {
     Closed(PeerId),
     /// It gives this host addresses, routes and the like.
     Leased(PeerId, Config),
+    /// Some peer is elsewhere than it was.
+    Moved,
 }
 
 /// The process stage.
@@ -176,11 +178,15 @@ impl Process {
                 }
             }
         }
+        if self.sessions.take_moved() && !matches!(self.notices.back(), Some(Notice::Moved)) {
+            self.notices.push_back(Notice::Moved);
+        }
         while self.has_room(to_link)
             && let Some(&peer) = self.usable.front()
         {
             // Its session may be gone again: then they wait for the next.
-            let ready = matches!(self.sessions.begin(peer, now), Outbound::Ready(_));
+            let ready =
+                self.waiting.has(peer) && matches!(self.sessions.begin(peer, now), Outbound::Ready(_));
             match ready.then(|| self.waiting.pop(peer)).flatten() {
                 Some(packet) => self.seal_packet(peer, &packet.bytes, packet.flags, to_link, now),
                 None => drop(self.usable.pop_front()),

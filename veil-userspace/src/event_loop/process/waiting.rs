@@ -33,6 +33,11 @@ impl Waiting {
         full
     }
 
+    /// Whether any waits for `peer`.
+    pub fn has(&self, peer: PeerId) -> bool {
+        self.peers.contains_key(&peer)
+    }
+
     /// The oldest that waits for `peer`.
     pub fn pop(&mut self, peer: PeerId) -> Option<WaitingPacket> {
         let queue = self.peers.get_mut(&peer)?;
@@ -63,10 +68,11 @@ mod tests {
         let mut waiting = Waiting::default();
         let dropped = (0..100u8).filter(|&n| waiting.push(PeerId(1), &[n], 0)).count();
         assert_eq!((dropped, waiting.len()), (36, 64));
+        assert!(waiting.has(PeerId(1)) && !waiting.has(PeerId(2)));
         assert_eq!(waiting.pop(PeerId(1)).map(|packet| packet.bytes[0]), Some(36));
         let kept: Vec<u8> = waiting.take(PeerId(1)).map(|p| p.bytes[0]).collect();
         assert_eq!(kept, (37..100).collect::<Vec<_>>());
-        assert!(waiting.pop(PeerId(1)).is_none());
+        assert!(!waiting.has(PeerId(1)) && waiting.pop(PeerId(1)).is_none());
         assert_eq!(waiting.len(), 0);
     }
 }

@@ -524,6 +524,15 @@ fn packets_that_waited_for_a_session_wait_for_room_as_well_and_come_first() {
 }
 
 #[test]
+fn where_nothing_waits_no_session_is_begun_in_place_of_one_that_came_and_went() {
+    let mut tunnel = Tunnel::new();
+    tunnel.out = end(0, None);
+    tunnel.out.usable.push_back(PeerId(0));
+    tunnel.out.settle(&mut Bounded::new(64), tunnel.now);
+    assert!(tunnel.out.usable.is_empty() && tunnel.out.next_message().is_none());
+}
+
+#[test]
 fn every_run_finds_room_in_front_of_the_link_however_many_are_open() {
     let peer = |n: u8| settings(PublicKey([100 + n; 32]), vec![IpNet::host([10, 8, 0, n].into())]);
     let peers: Vec<PeerSettings> = (0..16).map(peer).collect();
