@@ -230,6 +230,9 @@ impl<R: LinkRx, S: LinkTx, T: TunRead, W: TunWrite> EventLoop<R, S, T, W> {
     }
 
     fn apply_leases(&mut self, now: Now) {
+        if self.control.leases_deadline().is_none_or(|at| at > now.mono) {
+            return;
+        }
         let endpoints = endpoints(&self.process, &self.control);
         self.control.apply_leases(endpoints.into_iter(), now);
     }
