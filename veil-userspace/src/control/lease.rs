@@ -32,7 +32,7 @@ struct Held {
     lease: Config,
     /// How many entries were more than one peer may give.
     too_many: usize,
-    /// What does not fit here, as of the last change.
+    /// What does not fit here, as was last judged.
     unfit: Vec<IpNet>,
     /// The log has it.
     told: bool,

@@ -174,7 +174,7 @@ impl Control {
     /// Puts into force what peers have given this host, but nothing that would lead to a peer itself: neither to where they
     /// are now, which is `current`, nor to a configured endpoint.
     pub fn apply_leases(&mut self, current: impl Iterator<Item = IpAddr>, now: Now) {
-        let configured = self.endpoints.iter().flatten().filter_map(Endpoint::ip);
+        let configured = self.endpoints.iter().flatten().filter_map(Endpoint::ip).map(|ip| ip.to_canonical());
         let named = self.named.values().flatten().copied();
         self.leases.apply(current.chain(configured).chain(named), now.mono);
     }
@@ -183,8 +183,9 @@ impl Control {
     pub fn resolved(&mut self, now: Now) {
         while let Some(answer) = self.resolver.next_answer() {
             let (peer, addresses) = (answer.peer, answer.addresses);
-            if !addresses.is_empty() {
-                self.named.insert(peer, addresses.iter().map(|address| address.ip()).collect());
+            let ips: Vec<IpAddr> = addresses.iter().map(|address| address.ip().to_canonical()).collect();
+            if !ips.is_empty() && self.named.get(&peer) != Some(&ips) {
+                self.named.insert(peer, ips);
                 self.leases.look_again();
             }
             self.handle(ToHandshakes::Resolved { peer, addresses }, now);

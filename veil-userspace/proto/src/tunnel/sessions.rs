@@ -227,14 +227,13 @@ impl Own {
 
 impl Peer {
     /// Goes over to another path, of whose width nothing is known if the remote end is another.
-    /// True if it was elsewhere.
+    /// True if it was at another address, or nowhere.
     fn move_to(&mut self, path: Path) -> bool {
-        let moves = self.path.is_none_or(|old| old.remote() != path.remote());
-        if moves {
+        let before = self.path.replace(path).map(|path| path.remote());
+        if before != Some(path.remote()) {
             self.path_mtu.restart(path.is_ipv4());
         }
-        self.path = Some(path);
-        moves
+        before.map(|remote| remote.ip()) != Some(path.remote().ip())
     }
 
     fn next_timer(&self) -> u64 {
@@ -258,7 +257,7 @@ pub struct Sessions {
     allowed_ips: AllowedIps<PeerId>,
     deadlines: Deadlines,
     last_found: Option<(u32, SessionId)>,
-    /// Some peer is elsewhere than it was.
+    /// Some peer is at another address than it was.
     moved: bool,
     flagged: VecDeque<PeerId>,
     owing: VecDeque<PeerId>,
@@ -362,7 +361,7 @@ impl Sessions {
         self.peers.get(peer.index()).map(|peer| &peer.counters)
     }
 
-    /// Whether some peer has come to be elsewhere since this was last asked.
+    /// Whether some peer has come to be at another address since this was last asked.
     #[inline]
     pub fn take_moved(&mut self) -> bool {
         std::mem::take(&mut self.moved)

@@ -190,10 +190,12 @@ impl Sessions {
 
     fn say_again(&mut self, peer_id: PeerId, id: SessionId) {
         let Some(peer) = self.peers.get(peer_id.index()) else { return };
-        let (offers, Some(config)) = (peer.offers, peer.offer.clone()) else { return };
-        let news = self.table.get(id).is_some_and(|session| session.offers_said != offers);
-        if news
-            && self.say(peer_id, id, Message::Config(config))
+        let offers = peer.offers;
+        if self.table.get(id).is_none_or(|session| session.offers_said == offers) {
+            return;
+        }
+        let Some(config) = peer.offer.clone() else { return };
+        if self.say(peer_id, id, Message::Config(config))
             && let Some(session) = self.table.get(id)
         {
             session.offers_said = offers;

@@ -134,11 +134,20 @@ fn a_lease_that_is_wanted_is_asked_for_until_one_has_come_if_it_be_of_nothing() 
 }
 
 #[test]
-fn a_message_that_finds_no_place_on_its_stream_is_counted() {
+fn an_offer_that_finds_no_place_on_its_stream_is_counted_and_said_when_there_is_one() {
     let mut sessions = hearing_itself(Role::Initiator, None);
     (0..MAX_OUTSTANDING + 3).for_each(|_| sessions.offer(PEER, Config::default()));
-    let drops = &sessions.peer_counters(PEER).expect("a peer").drops;
-    assert_eq!(drops.of(DropReason::ControlLost), 3);
+    let lost =
+        |sessions: &Sessions| sessions.peer_counters(PEER).expect("a peer").drops.of(DropReason::ControlLost);
+    assert_eq!((said(&mut sessions, 0), lost(&sessions)), (MAX_OUTSTANDING, 3));
+    let session = sessions.peers[PEER.index()].slots.current().expect("a session");
+    let opened = Opened { peer: PEER, session, len: 1 };
+    for (next, more) in [(MAX_OUTSTANDING - 1, 0), (MAX_OUTSTANDING, 1), (MAX_OUTSTANDING + 1, 0)] {
+        let mut payload = (next as u32).to_le_bytes().to_vec();
+        payload.extend(0u64.to_le_bytes());
+        assert_eq!(sessions.accept_ack(opened, &payload, at(0)), Ok(()));
+        assert_eq!((said(&mut sessions, 0), lost(&sessions)), (more, 3), "{next} have arrived");
+    }
 }
 
 #[test]
@@ -220,4 +229,18 @@ fn who_keeps_beginning_and_ending_sessions_is_heard_once_until_it_pauses() {
         (std::iter::from_fn(|| sessions.next_event()).count(), told)
     });
     assert!(told.iter().all(|(told, expected)| told == expected), "{told:?}");
+}
+
+#[test]
+fn a_close_of_the_session_in_which_both_speak_ends_its_other_half() {
+    let mut sessions = crossed();
+    is_spoken_to(&mut sessions, INDEX, 0);
+    let session = sessions.peers[PEER.index()].slots.current().expect("a session");
+    let mut payload = 0u32.to_le_bytes().to_vec();
+    Message::Close(CloseReason::SHUTDOWN).write(&mut payload).expect("it is short");
+    assert_eq!((sessions.session_count(), asked(&mut sessions)), (2, 1));
+    assert_eq!(sessions.accept_control(Opened { peer: PEER, session, len: 1 }, &payload, at(0)), Ok(()));
+    assert_eq!(sessions.session_count(), 0);
+    let retired = |message: &ToHandshakes| matches!(message, ToHandshakes::Retired(INDEX | OTHER));
+    assert_eq!(std::iter::from_fn(|| sessions.next_message()).filter(retired).count(), 2);
 }

@@ -5,7 +5,7 @@ mod far_end;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::*;
-use crate::event_loop::process::ProcessCounters;
+use crate::event_loop::process::{Notice, ProcessCounters};
 use crate::frame::{
     Bounded, GSO_NONE, GSO_TCPV4, GSO_UDP_L4, Inbox, MAX_SEGMENTS, NEEDS_CSUM, SetName, VnetHdr, WideSet,
 };
@@ -521,6 +521,16 @@ fn packets_that_waited_for_a_session_wait_for_room_as_well_and_come_first() {
     tunnel.out.settle(&mut Bounded::new(64), tunnel.now);
     assert_eq!(counters.waiting.load(Relaxed), 0);
     tunnel.assert_conserved();
+}
+
+#[test]
+fn it_is_told_once_that_a_peer_has_been_found() {
+    let mut tunnel = Tunnel::new();
+    for told in [1, 0] {
+        (0..2).for_each(|_| tunnel.into.settle(&mut Bounded::new(64), tunnel.now));
+        let notices = std::iter::from_fn(|| tunnel.into.next_notice());
+        assert_eq!(notices.filter(|notice| matches!(notice, Notice::Moved)).count(), told);
+    }
 }
 
 #[test]
