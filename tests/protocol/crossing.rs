@@ -62,6 +62,15 @@ fn play(world: &mut World, script: &mut Script, most: usize) -> usize {
     most
 }
 
+/// Has one held datagram arrive, which the script chooses.
+fn one_arrives(world: &mut World, script: &mut Script) {
+    let choice = script.choose(world.held.len());
+    let datagram = world.held.remove(choice);
+    world.mono += 25 * MILLISECOND;
+    world.arrive(datagram);
+    world.run(0);
+}
+
 /// Like [`play`], but nothing is lost and `copies` datagrams come again later, as the script says.
 fn play_doubled(world: &mut World, script: &mut Script, mut copies: usize) {
     while !world.held.is_empty() {
@@ -120,11 +129,7 @@ fn in_every_lossless_order_a_few_packets_each_way_suffice_and_none_is_lost() {
     loop {
         let mut world = crossed(2);
         while !world.held.is_empty() {
-            let choice = script.choose(world.held.len());
-            let datagram = world.held.remove(choice);
-            world.mono += 25 * MILLISECOND;
-            world.arrive(datagram);
-            world.run(0);
+            one_arrives(&mut world, &mut script);
         }
         world.whole_again();
         for _ in 0..3 {
@@ -156,11 +161,7 @@ fn in_every_order_of_two_crossing_handshakes_each_end_has_in_the_end_what_the_ot
                 world.run(0);
             }
             if !world.held.is_empty() {
-                let choice = script.choose(world.held.len());
-                let datagram = world.held.remove(choice);
-                world.mono += 25 * MILLISECOND;
-                world.arrive(datagram);
-                world.run(0);
+                one_arrives(&mut world, &mut script);
             }
         }
         world.whole_again();
